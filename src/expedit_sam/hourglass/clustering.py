@@ -1,0 +1,75 @@
+"""Token clustering: soft k-means inside one window (arXiv 2210.01035, section 3.3)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cluster_windows(
+    tokens: Tensor,
+    size: tuple[int, int],
+    *,
+    iterations: int,
+    temperature: Tensor | float,
+    neighborhood: int,
+) -> tuple[Tensor, Tensor]:
+    """Cluster the tokens of each window.
+
+    A token joins clusters near its own place only, each with the weight
+    ``softmax_j(-temperature * |token - cluster_j|^2)``; a cluster is the weighted mean of its
+    tokens.
+
+    Arguments:
+        tokens: NxHxWxC, N windows; best centred, because distances are taken from dot products.
+        size: rows and columns of the grid of clusters.
+        iterations: rounds of soft k-means, at least 1.
+        temperature: one number, or N of them.
+        neighborhood: odd width of the square of clusters a token may join.
+
+    Returns:
+        NxKxC clusters in row order of their grid (K = rows * columns), and NxK sizes: how many
+        tokens each holds. Sizes of a window sum to H*W.
+    """
+    number, height, width, _ = tokens.shape
+    centroids = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), size).flatten(2).transpose(1, 2)
+    tokens = tokens.flatten(1, 2)
+    outside = _outside_neighborhood((height, width), size, neighborhood).to(tokens.device)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.reshape(number, 1, 1)
+    for _ in range(iterations):
+        scores = (-temperature * relative_distances(tokens, centroids)).masked_fill(
+            outside, -torch.inf
+        )
+        belonging = scores.softmax(dim=-1)
+        sizes = belonging.sum(dim=1)
+        # A cluster that every token has left keeps a tiny size instead of dividing by zero.
+        centroids = (belonging.transpose(1, 2) @ tokens) / sizes.clamp_min(1e-12)[..., None]
+    return centroids, sizes
+
+
+def relative_distances(tokens: Tensor, centroids: Tensor) -> Tensor:
+    """NxLxK squared distances of NxLxC tokens to NxKxC centroids, less each token's squared norm.
+
+    That norm is the same for all clusters of a token: no softmax or ranking over them sees it.
+    """
+    squares = centroids.square().sum(dim=-1)[:, None, :]
+    return torch.baddbmm(squares, tokens, centroids.transpose(1, 2), alpha=-2)
+
+
+@lru_cache(maxsize=64)
+def _outside_neighborhood(
+    grid: tuple[int, int], clusters: tuple[int, int], neighborhood: int
+) -> Tensor:
+    """LxK, true where a token (row order) may not join a cluster (row order)."""
+    near = []
+    for tokens_along, clusters_along in zip(grid, clusters, strict=True):
+        home = torch.arange(tokens_along) * clusters_along // tokens_along
+        away = (home[:, None] - torch.arange(clusters_along)[None, :]).abs()
+        near.append(away <= neighborhood // 2)
+    rows, columns = near
+    together = rows[:, None, :, None] & columns[None, :, None, :]
+    return ~together.reshape(grid[0] * grid[1], clusters[0] * clusters[1])

@@ -1,0 +1,186 @@
+"""A whole grid of tokens to a smaller grid of clusters, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expedit_sam.hourglass.clustering import cluster_windows
+from expedit_sam.hourglass.reconstruction import reconstruction_weights
+from expedit_sam.hourglass.settings import Hourglass
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A grid of clusters and what it takes to go back to tokens.
+
+    Attributes:
+        clusters: BxhxwxC.
+        log_sizes: Bxhxw logarithms of how many tokens each cluster stands for; None where the
+            setting is not size-aware.
+    """
+
+    clusters: Tensor
+    log_sizes: Tensor | None
+    _weights: list[list[Tensor]]
+    _parts: list[list[_Part]]
+
+    def expand(self, refined: Tensor) -> Tensor:
+        """Rebuild BxHxWxC tokens from BxhxwxC clusters that further blocks have refined."""
+        rebuilt = []
+        for parts, weights in zip(self._parts, self._weights, strict=True):
+            row = []
+            for part, weight in zip(parts, weights, strict=True):
+                clusters = _cut(
+                    refined, part.cluster_rows, part.cluster_columns, part.cluster_shape
+                )
+                tokens = weight.to(refined.dtype) @ clusters.flatten(1, 2)
+                row.append(_join(tokens, part, part.window_shape))
+            rebuilt.append(torch.cat(row, dim=2))
+        return torch.cat(rebuilt, dim=1)
+
+
+def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
+    """Cluster the tokens of every window of a grid.
+
+    Windows at the right and bottom edge hold only the tokens that exist and get clusters in
+    proportion, so no cluster is spent on padding.
+
+    Arguments:
+        tokens: BxHxWxC.
+        hourglass: the setting.
+        window: side of a window in tokens.
+
+    Returns:
+        the clusters, a grid smaller by ``hourglass.cluster_side(window) / window`` on each side.
+    """
+    side = hourglass.cluster_side(window)
+    features = tokens.float()
+    parts = [
+        [_Part.of(rows, columns, window, side) for columns in _spans(tokens.shape[2], window)]
+        for rows in _spans(tokens.shape[1], window)
+    ]
+    centred, means = {}, {}
+    for part in _each(parts):
+        windows = _cut(features, part.rows, part.columns, part.window_shape)
+        means[part] = windows.mean(dim=(1, 2), keepdim=True)
+        centred[part] = windows - means[part]
+    temperature = _temperature(list(centred.values()), hourglass, tokens.shape[0])
+
+    clusters, log_sizes, weights = [], [], []
+    for row in parts:
+        cluster_row, size_row, weight_row = [], [], []
+        for part in row:
+            windows = centred[part]
+            sharpness = temperature.repeat_interleave(part.number)
+            centroids, sizes = cluster_windows(
+                windows,
+                part.cluster_shape,
+                iterations=hourglass.iterations,
+                temperature=sharpness,
+                neighborhood=hourglass.neighborhood,
+            )
+            weight_row.append(
+                reconstruction_weights(
+                    windows.flatten(1, 2),
+                    centroids,
+                    temperature=sharpness,
+                    neighbors=hourglass.reconstruction_neighbors,
+                )
+            )
+            whole = centroids + means[part].flatten(1, 2)
+            cluster_row.append(_join(whole, part, part.cluster_shape))
+            size_row.append(_join(sizes[..., None], part, part.cluster_shape))
+        clusters.append(torch.cat(cluster_row, dim=2))
+        log_sizes.append(torch.cat(size_row, dim=2))
+        weights.append(weight_row)
+    sizes = torch.cat(log_sizes, dim=1)[..., 0].clamp_min(1e-6).log()
+    return Contraction(
+        clusters=torch.cat(clusters, dim=1).to(tokens.dtype),
+        log_sizes=sizes.to(tokens.dtype) if hourglass.size_aware else None,
+        _weights=weights,
+        _parts=parts,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Adjacent windows of one shape: a rectangle of the token grid and of the cluster grid."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    window_shape: tuple[int, int]
+    cluster_rows: tuple[int, int]
+    cluster_columns: tuple[int, int]
+    cluster_shape: tuple[int, int]
+
+    @property
+    def across(self) -> int:
+        return (self.columns[1] - self.columns[0]) // self.window_shape[1]
+
+    @property
+    def number(self) -> int:
+        return self.across * ((self.rows[1] - self.rows[0]) // self.window_shape[0])
+
+    @staticmethod
+    def of(rows: tuple[int, int], columns: tuple[int, int], window: int, side: int) -> _Part:
+        spans, shapes, cluster_spans, cluster_shapes = [], [], [], []
+        for start, end in (rows, columns):
+            extent = min(window, end - start)
+            cluster_extent = max(1, round(extent * side / window))
+            first = start // window * side
+            spans.append((start, end))
+            shapes.append(extent)
+            cluster_spans.append((first, first + (end - start) // extent * cluster_extent))
+            cluster_shapes.append(cluster_extent)
+        return _Part(
+            spans[0],
+            spans[1],
+            (shapes[0], shapes[1]),
+            cluster_spans[0],
+            cluster_spans[1],
+            (cluster_shapes[0], cluster_shapes[1]),
+        )
+
+
+def _spans(length: int, window: int) -> list[tuple[int, int]]:
+    """The stretch of whole windows along one axis, and the shorter one left over."""
+    whole = length // window * window
+    return [span for span in ((0, whole), (whole, length)) if span[0] < span[1]]
+
+
+def _each(parts: list[list[_Part]]) -> Iterator[_Part]:
+    return (part for row in parts for part in row)
+
+
+def _temperature(windows: list[Tensor], hourglass: Hourglass, batch: int) -> Tensor:
+    """One temperature an image, over its tokens' mean squared distance from their window's mean."""
+    if not hourglass.scale_free:
+        return torch.full((batch,), hourglass.temperature, device=windows[0].device)
+    total = sum(w.square().reshape(batch, -1).sum(dim=1) for w in windows)
+    count = sum(w.shape[0] * w.shape[1] * w.shape[2] for w in windows) // batch
+    return hourglass.temperature * count / torch.as_tensor(total).clamp_min(1e-12)
+
+
+def _cut(
+    grid: Tensor, rows: tuple[int, int], columns: tuple[int, int], shape: tuple[int, int]
+) -> Tensor:
+    """(B*number) x shape x C windows of a rectangle of a BxHxWxC grid."""
+    piece = grid[:, rows[0] : rows[1], columns[0] : columns[1]]
+    batch, height, width, channels = piece.shape
+    piece = piece.reshape(
+        batch, height // shape[0], shape[0], width // shape[1], shape[1], channels
+    )
+    return piece.transpose(2, 3).reshape(-1, shape[0], shape[1], channels)
+
+
+def _join(windows: Tensor, part: _Part, shape: tuple[int, int]) -> Tensor:
+    """The inverse of ``_cut``, from (B*number) x (h*w) x C."""
+    down = part.number // part.across
+    windows = windows.view(-1, down, part.across, shape[0], shape[1], windows.shape[-1])
+    return windows.transpose(2, 3).reshape(
+        -1, down * shape[0], part.across * shape[1], windows.shape[-1]
+    )

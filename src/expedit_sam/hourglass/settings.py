@@ -1,0 +1,142 @@
+"""What the hourglass does, where and how strongly: one validated, immutable setting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from expedit_sam.errors import InputError
+
+
+@dataclass(frozen=True)
+class Hourglass:
+    """A speed setting of the image encoder (arXiv 2210.01035, section 3).
+
+    Arguments:
+        location: tokens are clustered before this block. A whole number counts blocks; a number
+            below 1 with a decimal point is a fraction of the depth, so that it fits every network.
+        clusters: clusters of one attention window. A whole number is a square such as 81 (of the
+            196 tokens of a 14x14 window); a number below 1 is a fraction of the window's tokens.
+        iterations: rounds of soft k-means, at least 1.
+        temperature: how sharply a token belongs to its nearest cluster. Scale-free, it is divided
+            by the tokens' mean squared distance from their window's mean.
+        neighborhood: odd width of the square of clusters that a token may join.
+        reconstruction_neighbors: nearest clusters that a token is rebuilt from.
+        scale_free: whether the temperature adapts to the scale of the features.
+        size_aware: whether a cluster counts in attention as often as it has tokens.
+
+    Raises:
+        InputError: a value is out of its range; the message names it.
+    """
+
+    location: int | float = 0.5
+    clusters: int | float = 81
+    iterations: int = 5
+    temperature: float = 30.0
+    neighborhood: int = 5
+    reconstruction_neighbors: int = 4
+    scale_free: bool = True
+    size_aware: bool = True
+
+    def __post_init__(self) -> None:
+        _require(
+            _is_count(self.location, 0) or _is_fraction(self.location),
+            "location",
+            self.location,
+            "a block number (0 or more) or a fraction of the depth",
+        )
+        _require(
+            _is_fraction(self.clusters)
+            or (
+                _is_count(self.clusters, 1) and math.isqrt(int(self.clusters)) ** 2 == self.clusters
+            ),
+            "clusters",
+            self.clusters,
+            "a square such as 81, or a fraction of the window",
+        )
+        _require(_is_count(self.iterations, 1), "iterations", self.iterations, "1 or more")
+        _require(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0")
+        _require(
+            _is_count(self.neighborhood, 1) and self.neighborhood % 2 == 1,
+            "neighborhood",
+            self.neighborhood,
+            "an odd number such as 5",
+        )
+        _require(
+            _is_count(self.reconstruction_neighbors, 1),
+            "reconstruction_neighbors",
+            self.reconstruction_neighbors,
+            "1 or more",
+        )
+
+    def block(self, depth: int) -> int:
+        """Number of blocks that run on all tokens in a network of ``depth`` blocks.
+
+        Raises:
+            InputError: the location lies beyond the network's last block.
+        """
+        if isinstance(self.location, float):
+            return round(self.location * depth)
+        if self.location >= depth:
+            raise InputError(
+                f"Hourglass location {self.location} lies beyond the last block of a network "
+                f"of {depth} blocks; choose 0 to {depth - 1}"
+            )
+        return self.location
+
+    def cluster_side(self, window: int) -> int:
+        """Side of the square of clusters that stands for a ``window`` x ``window`` window.
+
+        Raises:
+            InputError: there would be more clusters than tokens.
+        """
+        if isinstance(self.clusters, float):
+            return max(1, round(window * math.sqrt(self.clusters)))
+        side = math.isqrt(self.clusters)
+        if side > window:
+            raise InputError(
+                f"Hourglass clusters {self.clusters} exceed the {window * window} tokens of a "
+                f"{window}x{window} window; choose at most that"
+            )
+        return side
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, float) and 0 < value < 1
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise InputError(f"Hourglass {name} is {value!r}; it must be {expected}")
+
+
+PRESETS: dict[str, Hourglass | None] = {
+    "exact": None,
+    "quality": Hourglass(location=0.5, clusters=81 / 196),
+    "balanced": Hourglass(location=1 / 3, clusters=81 / 196),
+    "fast": Hourglass(location=1 / 6, clusters=81 / 196),
+}
+
+
+def resolve(setting: Hourglass | str | None) -> Hourglass | None:
+    """The setting itself, or the one a preset's name stands for (None is exact).
+
+    Raises:
+        InputError: no preset has that name.
+        TypeError: the setting is of another type.
+    """
+    if isinstance(setting, str):
+        if setting not in PRESETS:
+            raise InputError(
+                f"no speed setting is called {setting!r}; choose one of {', '.join(PRESETS)}"
+            )
+        return PRESETS[setting]
+    if setting is None or isinstance(setting, Hourglass):
+        return setting
+    raise TypeError(
+        f"a speed setting is an Hourglass, a preset's name or None, not {type(setting).__name__}"
+    )

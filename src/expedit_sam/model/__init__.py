@@ -1,0 +1,1 @@
+"""The network: Segment Anything (arXiv 2304.02643)."""

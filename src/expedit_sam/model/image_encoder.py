@@ -1,0 +1,193 @@
+"""The image encoder: a vision transformer whose later blocks may run on clusters of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expedit_sam.hourglass.contraction import contract
+from expedit_sam.hourglass.settings import Hourglass
+from expedit_sam.model.attention import Attention, attend_grid
+from expedit_sam.model.layers import LayerNorm2d, MLPBlock
+
+# Cells that a network without windows is clustered in: SAM's window.
+DEFAULT_WINDOW = 14
+
+
+class ImageEncoderViT(nn.Module):
+    """SAM's image encoder (Segment Anything, appendix A), with the original's arguments.
+
+    Arguments:
+        img_size: side of the square input in pixels.
+        patch_size: side of a patch in pixels; divides ``img_size``.
+        in_chans: channels of the input.
+        embed_dim: channels of a token.
+        depth: number of transformer blocks.
+        num_heads: attention heads of a block.
+        mlp_ratio: width of the feed-forward layer over ``embed_dim``.
+        out_chans: channels of the image embedding.
+        qkv_bias: whether query, key and value projections have a bias.
+        norm_layer, act_layer: classes of the normalisation and the activation.
+        use_abs_pos, use_rel_pos: absolute and relative positions.
+        rel_pos_zero_init: accepted for compatibility; the tables always start at zero.
+        window_size: side of the attention windows in tokens; 0 for none.
+        global_attn_indexes: blocks that attend over the whole grid.
+        hourglass: where and how tokens are clustered; None runs the exact network. May be set
+            at any time.
+    """
+
+    hourglass: Hourglass | None
+
+    def __init__(
+        self,
+        img_size: int = 1024,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        out_chans: int = 256,
+        qkv_bias: bool = True,
+        norm_layer: Any = nn.LayerNorm,
+        act_layer: type[nn.Module] = nn.GELU,
+        use_abs_pos: bool = True,
+        use_rel_pos: bool = False,
+        rel_pos_zero_init: bool = True,
+        window_size: int = 0,
+        global_attn_indexes: tuple[int, ...] = (),
+        hourglass: Hourglass | None = None,
+    ) -> None:
+        super().__init__()
+        if img_size % patch_size:
+            raise ValueError(f"img_size {img_size} is no multiple of patch_size {patch_size}")
+        self.img_size = img_size
+        self.hourglass = hourglass
+        side = img_size // patch_size
+        self.patch_embed = PatchEmbed(
+            (patch_size, patch_size),
+            (patch_size, patch_size),
+            in_chans=in_chans,
+            embed_dim=embed_dim,
+        )
+        self.pos_embed = (
+            nn.Parameter(torch.zeros(1, side, side, embed_dim)) if use_abs_pos else None
+        )
+        self.blocks = nn.ModuleList(
+            Block(
+                dim=embed_dim,
+                num_heads=num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                norm_layer=norm_layer,
+                act_layer=act_layer,
+                use_rel_pos=use_rel_pos,
+                rel_pos_zero_init=rel_pos_zero_init,
+                window_size=0 if i in global_attn_indexes else window_size,
+                input_size=(side, side),
+            )
+            for i in range(depth)
+        )
+        self.neck = nn.Sequential(
+            nn.Conv2d(embed_dim, out_chans, kernel_size=1, bias=False),
+            LayerNorm2d(out_chans),
+            nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(out_chans),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode Bx3ximg_sizeximg_size normalised pixels to a BxCxhxw image embedding."""
+        return encode(self, x, self.hourglass)
+
+
+class Block(nn.Module):
+    """A transformer block: attention over windows or the whole grid, then feed-forward."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        norm_layer: Any = nn.LayerNorm,
+        act_layer: type[nn.Module] = nn.GELU,
+        use_rel_pos: bool = False,
+        rel_pos_zero_init: bool = True,
+        window_size: int = 0,
+        input_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(dim)
+        self.attn = Attention(
+            dim,
+            num_heads=num_heads,
+            qkv_bias=qkv_bias,
+            use_rel_pos=use_rel_pos,
+            rel_pos_zero_init=rel_pos_zero_init,
+            input_size=(window_size, window_size) if window_size > 0 else input_size,
+        )
+        self.norm2 = norm_layer(dim)
+        self.mlp = MLPBlock(dim, int(dim * mlp_ratio), act_layer)
+        self.window_size = window_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return run_block(self, x, self.window_size)
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and project each to a token: BxCxHxW to Bxhxwxembed_dim."""
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, int] = (16, 16),
+        stride: tuple[int, int] = (16, 16),
+        padding: tuple[int, int] = (0, 0),
+        in_chans: int = 3,
+        embed_dim: int = 768,
+    ) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size, stride, padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).permute(0, 2, 3, 1)
+
+
+def encode(encoder: Any, pixels: Tensor, hourglass: Hourglass | None) -> Tensor:
+    """Run any image encoder with SAM's attribute names, exactly or through the hourglass.
+
+    Source: arXiv 2210.01035, section 3.2: blocks up to a location on all tokens, the rest on
+    clusters of them, and every position rebuilt before the neck.
+
+    Arguments:
+        encoder: our ``ImageEncoderViT`` or the original package's.
+        pixels: Bx3xHxW, normalised.
+        hourglass: None runs every block on every token.
+
+    Returns:
+        BxCxhxw image embedding.
+    """
+    tokens = encoder.patch_embed(pixels)
+    if encoder.pos_embed is not None:
+        tokens = tokens + encoder.pos_embed
+    depth = len(encoder.blocks)
+    location = depth if hourglass is None else hourglass.block(depth)
+    for block in encoder.blocks[:location]:
+        tokens = run_block(block, tokens, block.window_size)
+    if hourglass is not None and location < depth:
+        window = max(block.window_size for block in encoder.blocks) or DEFAULT_WINDOW
+        contraction = contract(tokens, hourglass, window)
+        clusters, log_sizes = contraction.clusters, contraction.log_sizes
+        smaller_window = hourglass.cluster_side(window)
+        for block in encoder.blocks[location:]:
+            side = smaller_window if block.window_size > 0 else 0
+            clusters = run_block(block, clusters, side, log_sizes)
+        tokens = contraction.expand(clusters)
+    return encoder.neck(tokens.permute(0, 3, 1, 2))
+
+
+def run_block(block: Any, x: Tensor, window_size: int, log_sizes: Tensor | None = None) -> Tensor:
+    """One transformer block on BxHxWxC tokens or clusters (see ``attend_grid``)."""
+    x = x + attend_grid(block.attn, block.norm1(x), window_size, log_sizes)
+    return x + block.mlp(block.norm2(x))

@@ -1,0 +1,144 @@
+"""The mask decoder: image embedding and prompt embeddings to masks and their predicted IoU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expedit_sam.model.layers import MLP, LayerNorm2d
+
+
+class MaskDecoder(nn.Module):
+    """SAM's mask decoder (Segment Anything, appendix A).
+
+    Arguments:
+        transformer_dim: channels of every token.
+        transformer: the two-way transformer.
+        num_multimask_outputs: masks for an ambiguous prompt.
+        activation: activation between the upscaling layers.
+        iou_head_depth, iou_head_hidden_dim: layers and width of the IoU head.
+    """
+
+    def __init__(
+        self,
+        *,
+        transformer_dim: int,
+        transformer: nn.Module,
+        num_multimask_outputs: int = 3,
+        activation: type[nn.Module] = nn.GELU,
+        iou_head_depth: int = 3,
+        iou_head_hidden_dim: int = 256,
+    ) -> None:
+        super().__init__()
+        self.transformer_dim = transformer_dim
+        self.transformer = transformer
+        self.num_multimask_outputs = num_multimask_outputs
+        self.num_mask_tokens = num_multimask_outputs + 1
+        self.iou_token = nn.Embedding(1, transformer_dim)
+        self.mask_tokens = nn.Embedding(self.num_mask_tokens, transformer_dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(transformer_dim, transformer_dim // 4, kernel_size=2, stride=2),
+            LayerNorm2d(transformer_dim // 4),
+            activation(),
+            nn.ConvTranspose2d(transformer_dim // 4, transformer_dim // 8, kernel_size=2, stride=2),
+            activation(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            MLP(transformer_dim, transformer_dim, transformer_dim // 8, 3)
+            for _ in range(self.num_mask_tokens)
+        )
+        self.iou_prediction_head = MLP(
+            transformer_dim, iou_head_hidden_dim, self.num_mask_tokens, iou_head_depth
+        )
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        multimask_output: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict masks for B prompts on one image, or one prompt on each of B images.
+
+        Arguments:
+            image_embeddings: 1xCxhxw or BxCxhxw.
+            image_pe: 1xCxhxw positions of the image tokens.
+            sparse_prompt_embeddings: BxTxC, points and boxes.
+            dense_prompt_embeddings: BxCxhxw, mask inputs.
+            multimask_output: three masks for an ambiguous prompt, or the one for a clear prompt.
+
+        Returns:
+            BxMx4hx4w low-res logits and BxM predicted IoU, M = 3 or 1.
+        """
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        return self._predict(
+            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, chosen
+        )
+
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """All four masks of each prompt: Bx4x4hx4w low-res logits and Bx4 predicted IoU."""
+        return self._predict(
+            image_embeddings,
+            image_pe,
+            sparse_prompt_embeddings,
+            dense_prompt_embeddings,
+            slice(None),
+        )
+
+    def _predict(
+        self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, chosen: slice
+    ) -> tuple[Tensor, Tensor]:
+        own_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([own_tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
+        if dense.stride(0) == 0:
+            # No mask input: one embedding repeated, so all prompts still share the image.
+            dense = dense[:1]
+        height, width = image.shape[-2:]
+        tokens, image_tokens = self.transformer(image + dense, image_pe, tokens)
+
+        mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
+        kernels = torch.stack(
+            [
+                mlp(token)
+                for mlp, token in list(
+                    zip(self.output_hypernetworks_mlps, mask_tokens.unbind(1), strict=True)
+                )[chosen]
+            ],
+            dim=1,
+        )
+        masks = self._upscale(image_tokens, kernels, (height, width))
+        return masks, self.iou_prediction_head(tokens[:, 0])[:, chosen]
+
+    def _upscale(self, image_tokens: Tensor, kernels: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Bx(h*w)xC image tokens and BxMx(C/8) mask kernels to BxMx4hx4w logits.
+
+        A 2x2 transposed convolution of stride 2 is a matrix product; pixels stay in the order of
+        the tokens they came from until only the masks are left to rearrange.
+        """
+        layers: Any = self.output_upscaling
+        first, norm, activation, second, last_activation = layers
+        x = _transposed_convolution(first, image_tokens)
+        x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+        x = last_activation(_transposed_convolution(second, x))
+        batch, masks, _ = kernels.shape
+        logits = torch.bmm(kernels, x.reshape(batch, -1, x.shape[-1]).transpose(1, 2))
+        # Pixels come as token row, token column, then a 2x2 place inside it, twice.
+        logits = logits.view(batch, masks, *grid, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return logits.reshape(batch, masks, grid[0] * 4, grid[1] * 4)
+
+
+def _transposed_convolution(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """...xC to ...x4xO: each pixel's 2x2 block of outputs, as a 2x2 stride-2 kernel gives it."""
+    weight = layer.weight.permute(2, 3, 1, 0).reshape(-1, layer.in_channels)
+    bias = layer.bias.repeat(4) if layer.bias is not None else None
+    return F.linear(x, weight, bias).unflatten(-1, (4, layer.out_channels))
