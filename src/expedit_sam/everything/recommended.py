@@ -1,0 +1,24 @@
+"""Which settings of everything mode suit which network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Of the official networks: the defaults of SamAutomaticMaskGenerator, which were chosen for vit_h.
+_OFFICIAL = {
+    "points_per_side": 32,
+    "pred_iou_thresh": 0.88,
+    "stability_score_thresh": 0.95,
+    "min_mask_region_area": 0,
+}
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "vit_s": {
+        "points_per_side": 24,
+        "pred_iou_thresh": 0.6,
+        "stability_score_thresh": 0.8,
+        "min_mask_region_area": 100,
+    },
+    "vit_b": _OFFICIAL,
+    "vit_l": _OFFICIAL,
+    "vit_h": _OFFICIAL,
+}

@@ -1,0 +1,52 @@
+"""Run-length encoding of masks, as COCO has it (column by column, background first)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+from torch import Tensor
+
+Rle = dict[str, Any]
+
+
+def encode_masks(masks: Tensor) -> list[Rle]:
+    """NxHxW boolean masks to COCO RLE, ``counts`` as bytes."""
+    pixels = masks.to("cpu").numpy().view(np.uint8)
+    return [coco.encode(np.asfortranarray(mask)) for mask in pixels]
+
+
+def decode_mask(rle: Rle) -> np.ndarray:
+    """COCO RLE (``counts`` as bytes or text) to an HxW boolean mask."""
+    return coco.decode(rle).astype(bool)
+
+
+def area(rle: Rle) -> int:
+    """Pixels of a mask in COCO RLE."""
+    return int(coco.area(rle))
+
+
+def to_coco(rle: Rle) -> Rle:
+    """COCO RLE with ``counts`` as text, which json can hold."""
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+
+
+def to_uncompressed(rle: Rle) -> Rle:
+    """COCO RLE with ``counts`` as a list of run lengths."""
+    return mask_to_uncompressed(decode_mask(rle))
+
+
+def mask_to_uncompressed(mask: np.ndarray) -> Rle:
+    """An HxW boolean mask to uncompressed RLE."""
+    pixels = mask.T.ravel()
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    counts = np.diff(changes, prepend=0, append=pixels.size).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if pixels[0] else counts}
+
+
+def uncompressed_to_mask(rle: Rle) -> np.ndarray:
+    """Uncompressed RLE to an HxW boolean mask."""
+    height, width = rle["size"]
+    filled = np.arange(len(rle["counts"])) % 2 == 1
+    return np.repeat(filled, rle["counts"]).reshape(width, height).T
