@@ -1,0 +1,88 @@
+"""A network ready to use, by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from expedit_sam.errors import InputError
+from expedit_sam.hourglass.settings import Hourglass, resolve
+from expedit_sam.model.architectures import ARCHITECTURES, Architecture, new_sam
+from expedit_sam.model.image_encoder import DEFAULT_WINDOW
+from expedit_sam.model.sam import Sam
+from expedit_sam.weights.download import fetch
+from expedit_sam.weights.embedded import EMBEDDED_MODEL, read_embedded
+from expedit_sam.weights.read import assemble, read_sam
+from expedit_sam.weights.registry import CHECKPOINTS
+
+RANDOM = "random"
+_SEED = 0
+
+
+def build_sam(
+    model: str = EMBEDDED_MODEL,
+    *,
+    checkpoint: str | Path | None = None,
+    hourglass: Hourglass | str | None = None,
+    device: str | torch.device | None = None,
+) -> Sam:
+    """A Segment Anything network in evaluation mode.
+
+    ::
+
+        sam = build_sam()                                   # the embedded vit_s, exact
+        sam = build_sam("vit_h", hourglass="balanced")      # official weights, clustered tokens
+
+    Arguments:
+        model: ``vit_s``, which comes with the package, or ``vit_b``, ``vit_l``, ``vit_h``, whose
+            official weights are downloaded on first use.
+        checkpoint: a .pth or .safetensors file to use instead, or ``"random"`` for untrained
+            weights, the same at every call.
+        hourglass: a speed setting or a preset's name; None runs the exact network. Later it can
+            be changed as ``sam.image_encoder.hourglass``.
+        device: where the network is put; None is the CPU.
+
+    Raises:
+        InputError: no such model or device, or a checkpoint that cannot be had or does not fit.
+        ValueError: the speed setting does not fit the network.
+    """
+    if model not in ARCHITECTURES:
+        raise InputError(f"no model is called {model!r}: choose one of {', '.join(ARCHITECTURES)}")
+    setting = _fitting(hourglass, ARCHITECTURES[model])
+    place = _available(device)
+    if checkpoint == RANDOM:
+        sam = _untrained(ARCHITECTURES[model])
+    elif checkpoint is not None:
+        sam = read_sam(checkpoint, model)
+    elif model in CHECKPOINTS:
+        sam = read_sam(fetch(CHECKPOINTS[model]), model)
+    else:
+        sam = assemble(read_embedded(), model, source="the embedded checkpoint")
+    sam.image_encoder.hourglass = setting
+    return sam.to(place)
+
+
+def _fitting(hourglass: Hourglass | str | None, architecture: Architecture) -> Hourglass | None:
+    """The setting, after it has met the network's depth and windows: before a long download."""
+    setting = resolve(hourglass)
+    if setting is not None:
+        setting.block(architecture.depth)
+        setting.cluster_side(architecture.window_size or DEFAULT_WINDOW)
+    return setting
+
+
+def _available(device: str | torch.device | None) -> torch.device:
+    try:
+        place = torch.device(device or "cpu")
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # how torch says so depends on its build
+        raise InputError(f"device '{device}' is not available here: pass device 'cpu'") from error
+    return place
+
+
+def _untrained(architecture: Architecture) -> Sam:
+    """Random weights from a seed of their own, the caller's random numbers left alone."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(_SEED)
+        return new_sam(architecture)

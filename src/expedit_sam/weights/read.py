@@ -1,0 +1,199 @@
+"""Reading a checkpoint from a file, and a network from a checkpoint.
+
+A checkpoint comes from a stranger: nothing in it is ever executed, and what does not fit exactly
+is refused before the network sees it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from expedit_sam.errors import CheckpointError
+from expedit_sam.model.architectures import ARCHITECTURES, new_sam
+from expedit_sam.model.sam import Sam
+
+_AGAIN = "fetch it again"
+
+
+def read_sam(path: str | os.PathLike[str], model: str) -> Sam:
+    """The network of this name with the weights of a .pth or .safetensors file.
+
+    Memory peaks at about the size of the weights.
+
+    Raises:
+        CheckpointError: the file cannot be read, or belongs to another network.
+    """
+    return assemble(read_weights(path), model, source=path)
+
+
+def assemble(weights: dict[str, Tensor], model: str, source: object) -> Sam:
+    """A network in evaluation mode that holds these very tensors, without a copy.
+
+    Arguments:
+        weights: float32 tensors by the name of their parameter.
+        model: a name in ``ARCHITECTURES``.
+        source: what an error message calls them.
+
+    Raises:
+        CheckpointError: a weight is missing, unknown or of another shape.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _Uninitialized():
+        sam = new_sam(ARCHITECTURES[model])
+    _check_fit(_shapes(weights), _shapes(sam.state_dict()), model, source)
+    sam.load_state_dict(weights, assign=True)
+    return sam
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Creates layers without their random start, so that their memory is never touched.
+
+    (The meta device would do as well, but its first use takes PyTorch more than a second.)
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) != "torch.nn.init":
+            return func(*args, **(kwargs or {}))
+
+
+def identify(shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Name of the network that has weights of these shapes, by its encoder's width and depth."""
+    width = tuple(shapes.get("image_encoder.patch_embed.proj.weight", ()))[:1]
+    blocks = {name.split(".")[2] for name in shapes if name.startswith("image_encoder.blocks.")}
+    for name, architecture in ARCHITECTURES.items():
+        if (architecture.embed_dim,) == width and architecture.depth == len(blocks):
+            return name
+    return None
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The float32 tensors of a .pth (alone, or under "model" or "state_dict") or .safetensors file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another format, wants to run code, or
+            holds something else than finite numbers.
+    """
+    path = Path(path).expanduser()
+    contents = _read_safetensors(path) if _is_safetensors(path) else _read_pytorch(path)
+    for wrapper in ("model", "state_dict"):
+        if isinstance(contents, dict) and isinstance(contents.get(wrapper), dict):
+            contents = contents[wrapper]
+    if not isinstance(contents, dict) or not contents:
+        raise CheckpointError(f"{path} holds no weights by name: save the network's state_dict()")
+    for name, value in contents.items():
+        contents[name] = _float32(path, name, value)  # in place: the original is freed at once
+    return contents
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Which of the two formats the first bytes announce.
+
+    Raises:
+        CheckpointError: the file cannot be opened, or neither.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: name the checkpoint file in it")
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist: check the checkpoint's path") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if not start:
+        raise CheckpointError(f"{path} is empty: {_AGAIN}")
+    if start[8:] == b"{":  # after the header's length, the header: JSON
+        return True
+    if start.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive, or an old bare pickle
+        return False
+    raise CheckpointError(f"{path} is no PyTorch or safetensors file: name a SAM checkpoint")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        # Not mapped: the weights outlive the file, and mapped pages would count twice.
+        return load_file(path, backend="pread")
+    except Exception as error:
+        raise CheckpointError(f"{path} is truncated or damaged: {_AGAIN}") from error
+
+
+def _read_pytorch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} was refused, because it holds more than weights and could run code: "
+            "ask its author for the network's state_dict() alone"
+        ) from error
+    except Exception as error:  # a damaged file can raise anything
+        if zipfile.is_zipfile(path):
+            raise CheckpointError(f"{path} is no PyTorch checkpoint: name one") from error
+        raise CheckpointError(f"{path} is truncated or damaged: {_AGAIN}") from error
+
+
+def _float32(path: Path, name: object, value: object) -> Tensor:
+    """A checkpoint's value, which has to be an ordinary tensor of finite floats, as float32."""
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        raise CheckpointError(
+            f"{path} holds {name!r}, which names no tensor: save the network's state_dict() alone"
+        )
+    ordinary = value.layout is torch.strided and value.device.type == "cpu"
+    if not ordinary or not value.is_floating_point():
+        raise CheckpointError(
+            f"{path} holds {name!r} as {value.dtype}: convert it to float32 weights"
+        )
+    value = value.detach().float().contiguous()
+    if not value.sum().isfinite():  # a single pass; an infinity or NaN never sums to a number
+        raise CheckpointError(f"{path} holds NaN or infinity in {name!r}: {_AGAIN}")
+    return value
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def _check_fit(
+    found: dict[str, tuple[int, ...]],
+    expected: dict[str, tuple[int, ...]],
+    model: str,
+    source: object,
+) -> None:
+    """Raise one line that says what does not fit, if anything does not."""
+    if found == expected:
+        return
+    likely = identify(found)
+    if likely not in (None, model):
+        raise CheckpointError(
+            f"{source} is a {likely} checkpoint, not {model}: pass model {likely!r}"
+        )
+    if not found.keys() & expected.keys():
+        raise CheckpointError(
+            f"{source} is no SAM checkpoint: it holds weights such as {next(iter(found))!r}"
+        )
+    faults = []
+    if missing := [name for name in expected if name not in found]:
+        faults.append(f"lacks {len(missing)} weights of {model} such as {missing[0]!r}")
+    if unknown := [name for name in found if name not in expected]:
+        faults.append(f"holds {len(unknown)} weights unknown to {model} such as {unknown[0]!r}")
+    both = (name for name in expected if name in found)
+    if other := [name for name in both if found[name] != expected[name]]:
+        faults.append(
+            f"holds {len(other)} weights of another shape than {model} such as {other[0]!r}, "
+            f"{_by(found[other[0]])} instead of {_by(expected[other[0]])}"
+        )
+    raise CheckpointError(f"{source} {'; it '.join(faults)}: pass a checkpoint made for {model}")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a single number"
