@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from expedit_sam.errors import InputError
+from expedit_sam.everything import SamAutomaticMaskGenerator
+from expedit_sam.model.sam import Sam
+from tests.conftest import GOLDEN, golden_file, golden_sam
+
+EVERY_MASK = {"pred_iou_thresh": -1e9, "stability_score_thresh": -1.0}
+
+
+@pytest.mark.parametrize("name", ["even", "padded"])
+@pytest.mark.parametrize("settings", ["plain", "crops", "thresholds"])
+def test_everything_matches_the_original(name: str, settings: str) -> None:
+    golden = json.loads((GOLDEN / f"everything_{name}.json").read_text())[settings]
+    image = golden_file(f"predictor_{name}")["image"].numpy()
+    generator = SamAutomaticMaskGenerator(golden_sam(name), **golden["settings"])
+    records = generator.generate(image)
+    assert len(records) == len(golden["masks"])
+    for record, expected in zip(records, golden["masks"], strict=True):
+        assert record["point_coords"] == expected["point_coords"]
+        assert record["crop_box"] == expected["crop_box"]
+        ours, theirs = (
+            coco.frPyObjects(r["segmentation"], *r["segmentation"]["size"])
+            for r in (record, expected)
+        )
+        assert coco.iou([ours], [theirs], [0])[0, 0] >= 0.999
+        assert record["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=1e-2)
+
+
+def test_records_agree_with_their_masks(tiny_sam: Sam, photo: np.ndarray) -> None:
+    generator = SamAutomaticMaskGenerator(
+        tiny_sam, points_per_side=4, box_nms_thresh=0.9, **EVERY_MASK
+    )
+    records = generator.generate(photo)
+    assert records
+    for record in records:
+        mask = record["segmentation"]
+        assert (mask.shape, mask.dtype) == (photo.shape[:2], bool)
+        assert record["area"] == mask.sum()
+        y, x = mask.nonzero()
+        if len(x):
+            assert record["bbox"] == [x.min(), y.min(), np.ptp(x), np.ptp(y)]
+        assert record["crop_box"] == [0, 0, photo.shape[1], photo.shape[0]]
+    json.dumps([{k: v for k, v in record.items() if k != "segmentation"} for record in records])
+
+
+def test_output_modes_hold_the_same_masks(tiny_sam: Sam, photo: np.ndarray) -> None:
+    masks = {}
+    for mode in ("binary_mask", "uncompressed_rle", "coco_rle"):
+        generator = SamAutomaticMaskGenerator(
+            tiny_sam, points_per_side=3, output_mode=mode, **EVERY_MASK
+        )
+        masks[mode] = [record["segmentation"] for record in generator.generate(photo)]
+    assert len(masks["binary_mask"]) == len(masks["coco_rle"]) == len(masks["uncompressed_rle"])
+    for binary, runs, compressed in zip(*masks.values(), strict=True):
+        json.dumps([compressed, runs])
+        np.testing.assert_array_equal(coco.decode(compressed), binary)
+        np.testing.assert_array_equal(coco.decode(coco.frPyObjects(runs, *runs["size"])), binary)
+
+
+def test_the_batch_size_does_not_matter(tiny_sam: Sam, photo: np.ndarray) -> None:
+    results = [
+        SamAutomaticMaskGenerator(
+            tiny_sam, points_per_side=4, points_per_batch=batch, **EVERY_MASK
+        ).generate(photo)
+        for batch in (1, 5, 64)
+    ]
+    assert len({len(result) for result in results}) == 1
+    for records in zip(*results, strict=True):
+        areas = [record["area"] for record in records]
+        assert max(areas) - min(areas) <= 0.001 * photo.shape[0] * photo.shape[1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (3, 2)])
+def test_images_of_extreme_shape(tiny_sam: Sam, shape: tuple[int, int]) -> None:
+    generator = SamAutomaticMaskGenerator(
+        tiny_sam, points_per_side=2, crop_n_layers=2, **EVERY_MASK
+    )
+    for record in generator.generate(np.full((*shape, 3), 90, np.uint8)):
+        assert record["segmentation"].shape == shape
+
+
+@pytest.mark.parametrize("crop_n_layers", [0, 1])
+def test_no_masks_is_an_empty_list(tiny_sam: Sam, photo: np.ndarray, crop_n_layers: int) -> None:
+    generator = SamAutomaticMaskGenerator(
+        tiny_sam,
+        points_per_side=2,
+        pred_iou_thresh=1e9,
+        crop_n_layers=crop_n_layers,
+        min_mask_region_area=10,
+    )
+    assert generator.generate(photo) == []
+
+
+def test_own_points_and_progress(tiny_sam: Sam, photo: np.ndarray) -> None:
+    points = np.array([[0.25, 0.5], [0.75, 0.5], [0.5, 0.1]])
+    generator = SamAutomaticMaskGenerator(
+        tiny_sam,
+        points_per_side=None,
+        point_grids=[points, points[:1]],
+        points_per_batch=2,
+        crop_n_layers=1,
+        **EVERY_MASK,
+    )
+    steps: list[tuple[int, int]] = []
+    records = generator.generate(photo, on_progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(2, 7), (3, 7), (4, 7), (5, 7), (6, 7), (7, 7)]
+    whole = [r for r in records if r["crop_box"][2:] == [221, 150]]
+    asked = {tuple(r["point_coords"][0]) for r in whole}
+    assert asked <= {(0.25 * 221, 75.0), (0.75 * 221, 75.0), (0.5 * 221, 15.0)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"points_per_side": None}, "exactly one of points_per_side and point_grids"),
+        ({"point_grids": [np.zeros((1, 2))]}, "exactly one of points_per_side and point_grids"),
+        ({"points_per_side": 0}, "points_per_side is 0"),
+        ({"points_per_batch": 0}, "points_per_batch is 0"),
+        ({"output_mode": "png"}, "'png'; it must be one of binary_mask"),
+    ],
+)
+def test_bad_arguments_are_refused(tiny_sam: Sam, arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SamAutomaticMaskGenerator(tiny_sam, **arguments)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expedit_sam.hourglass.contraction import contract
+from expedit_sam.hourglass.settings import Hourglass
+
+
+def tokens(height: int, width: int, batch: int = 2, channels: int = 12) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, height, width, channels, generator=generator)
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 45), width=st.integers(1, 45), side=st.integers(1, 14))
+def test_every_grid_contracts_and_expands(height: int, width: int, side: int) -> None:
+    grid = tokens(height, width)
+    contraction = contract(grid, Hourglass(clusters=side * side), 14)
+    assert contraction.expand(contraction.clusters).shape == grid.shape
+    assert contraction.clusters.shape[:3] == contraction.log_sizes.shape
+    # Every token belongs somewhere, and nothing is spent on padding.
+    held = contraction.log_sizes.exp().sum(dim=(1, 2))
+    torch.testing.assert_close(held, torch.full((2,), float(height * width)), rtol=1e-3, atol=0.1)
+    rows, columns = contraction.clusters.shape[1:3]
+    assert rows <= height or rows <= side
+    assert columns <= width or columns <= side
+
+
+def test_edge_windows_get_clusters_in_proportion() -> None:
+    contraction = contract(tokens(64, 64), Hourglass(clusters=81), 14)
+    assert contraction.clusters.shape[1:3] == (41, 41)
+
+
+def test_as_many_clusters_as_tokens_changes_nothing() -> None:
+    grid = tokens(20, 33)
+    contraction = contract(grid, Hourglass(clusters=196, temperature=1e4), 14)
+    torch.testing.assert_close(contraction.clusters, grid, rtol=0, atol=1e-4)
+    torch.testing.assert_close(contraction.expand(contraction.clusters), grid, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [128.0, 2.0**-7])  # powers of two: rounding is the same
+def test_scale_free(scale: float) -> None:
+    grid = tokens(28, 30)
+    plain, scaled = (contract(t, Hourglass(), 14) for t in (grid, grid * scale))
+    torch.testing.assert_close(scaled.clusters / scale, plain.clusters, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        scaled.expand(scaled.clusters) / scale, plain.expand(plain.clusters), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_an_image_does_not_depend_on_its_batch() -> None:
+    grid = tokens(28, 20)
+    grid[1] *= 50
+    together = contract(grid, Hourglass(), 14)
+    for i in range(2):
+        alone = contract(grid[i : i + 1], Hourglass(), 14)
+        scale = grid[i].abs().max()
+        torch.testing.assert_close(
+            together.clusters[i : i + 1], alone.clusters, rtol=0, atol=1e-5 * scale
+        )
+
+
+def test_constant_tokens_stay_what_they_are() -> None:
+    grid = torch.full((1, 14, 14, 4), 3.0)
+    contraction = contract(grid, Hourglass(), 14)
+    torch.testing.assert_close(contraction.expand(contraction.clusters), grid)
+
+
+def test_sizes_are_left_out_where_the_setting_says_so() -> None:
+    assert contract(tokens(14, 14), Hourglass(size_aware=False), 14).log_sizes is None

@@ -1,0 +1,95 @@
+"""Clustering and reconstruction alone: against the published numbers, and what must hold."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expedit_sam.hourglass.clustering import cluster_windows
+from expedit_sam.hourglass.reconstruction import reconstruction_weights
+from tests.conftest import golden_file
+
+SETTINGS = [
+    "clusters81_iters5_temp0.01_win5",
+    "clusters100_iters5_temp0.005_win5",
+    "clusters121_iters3_temp0.01_win3",
+    "clusters49_iters5_temp0.05_win5",
+    "clusters25_iters10_temp0.01_win5",
+]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_operators_match_the_published_method(name: str, golden_meta: dict) -> None:
+    golden = golden_file("operators")
+    setting = next(entry for entry in golden_meta["operators"] if entry["name"] == name)
+    features, side = golden["features"], math.isqrt(setting["num_clusters"])
+    centroids, sizes = cluster_windows(
+        features,
+        (side, side),
+        iterations=setting["iterations"],
+        temperature=setting["temperature"],
+        neighborhood=setting["neighborhood"],
+    )
+    expected = golden[f"{name}.centroids"].flatten(1, 2)
+    torch.testing.assert_close(centroids, expected, rtol=0, atol=1e-4 * expected.abs().max())
+    torch.testing.assert_close(sizes.sum(dim=1), torch.full((len(features),), 196.0))
+
+    for neighbors in setting["reconstruction_k"]:
+        weights = reconstruction_weights(
+            features.flatten(1, 2),
+            centroids,
+            temperature=setting["temperature"],
+            neighbors=neighbors,
+        )
+        # The published code divides by the L2 norm where the paper divides by the sum.
+        weights = weights / weights.norm(dim=-1, keepdim=True)
+        expected = golden[f"{name}.reconstructed_l2_k{neighbors}"]
+        rebuilt = weights @ golden[f"{name}.refined"]
+        torch.testing.assert_close(rebuilt, expected, rtol=0, atol=1e-4 * expected.abs().max())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(1, 15),
+    width=st.integers(1, 15),
+    data=st.data(),
+    neighborhood=st.sampled_from([1, 3, 5]),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+)
+def test_any_window_and_number_of_clusters(
+    height: int, width: int, data: st.DataObject, neighborhood: int, scale: float
+) -> None:
+    size = (data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))
+    tokens = torch.randn(2, height, width, 8, generator=torch.Generator().manual_seed(0)) * scale
+    centroids, sizes = cluster_windows(
+        tokens, size, iterations=3, temperature=1.0 / scale**2, neighborhood=neighborhood
+    )
+    assert centroids.shape == (2, size[0] * size[1], 8)
+    assert torch.isfinite(centroids).all()
+    torch.testing.assert_close(sizes.sum(dim=1), torch.full((2,), float(height * width)))
+    weights = reconstruction_weights(
+        tokens.flatten(1, 2), centroids, temperature=1.0 / scale**2, neighbors=4
+    )
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, height * width))
+    assert ((weights > 0).sum(dim=-1) <= 4).all()
+
+
+def test_a_cluster_for_every_token_gives_the_tokens_back() -> None:
+    tokens = torch.randn(3, 7, 7, 16, generator=torch.Generator().manual_seed(0))
+    centroids, sizes = cluster_windows(
+        tokens, (7, 7), iterations=5, temperature=100.0, neighborhood=5
+    )
+    torch.testing.assert_close(centroids, tokens.flatten(1, 2))
+    torch.testing.assert_close(sizes, torch.ones_like(sizes))
+
+
+def test_far_distances_do_not_underflow() -> None:
+    tokens = torch.tensor([[[[0.0]], [[1e4]]]])
+    weights = reconstruction_weights(
+        tokens.flatten(1, 2), torch.tensor([[[1e3], [9e3]]]), temperature=1.0, neighbors=2
+    )
+    torch.testing.assert_close(weights, torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from expedit_sam.model import attention as module
+from expedit_sam.model.attention import (
+    Attention,
+    attend_grid,
+    merge_windows,
+    partition_windows,
+    relative_positions,
+)
+
+
+def attention(dim: int = 16, heads: int = 2, size: tuple[int, int] | None = (6, 6)) -> Attention:
+    torch.manual_seed(0)
+    layer = Attention(dim, heads, use_rel_pos=size is not None, input_size=size)
+    if size is not None:
+        torch.nn.init.normal_(layer.rel_pos_h)
+        torch.nn.init.normal_(layer.rel_pos_w)
+    return layer.requires_grad_(False)
+
+
+def by_the_formula(layer: Attention, x: Tensor, log_sizes: Tensor | None = None) -> Tensor:
+    """softmax(q k / sqrt(d) + q r_vertical + q r_horizontal + log size) v, entry by entry."""
+    batch, height, width, channels = x.shape
+    heads, depth = layer.num_heads, channels // layer.num_heads
+    q, k, v = layer.qkv(x).view(batch, height, width, 3, heads, depth).unbind(3)
+    scores = torch.einsum("byxhd,bvuhd->bhyxvu", q, k) / depth**0.5
+    if layer.use_rel_pos:
+        vertical = relative_positions(layer.rel_pos_h, height)
+        horizontal = relative_positions(layer.rel_pos_w, width)
+        scores = scores + torch.einsum("byxhd,yvd->bhyxv", q, vertical)[..., None]
+        scores = scores + torch.einsum("byxhd,xud->bhyxu", q, horizontal)[..., None, :]
+    if log_sizes is not None:
+        scores = scores + log_sizes[:, None, None, None]
+    weights = scores.flatten(4).softmax(dim=-1).view_as(scores)
+    return layer.proj(torch.einsum("bhyxvu,bvuhd->byxhd", weights, v).flatten(3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 14))
+def test_windows_merge_back(height: int, width: int, window: int) -> None:
+    x = torch.arange(2 * height * width * 3, dtype=torch.float).view(2, height, width, 3)
+    windows = partition_windows(x, window, fill=torch.tensor([7.0, 8.0, 9.0]))
+    assert windows.shape[1:] == (window, window, 3)
+    assert torch.equal(merge_windows(windows, window, (height, width)), x)
+    padded = len(windows) * window * window - 2 * height * width
+    assert (windows[..., 0].sum() - x[..., 0].sum()).item() == 7.0 * padded
+
+
+@pytest.mark.parametrize("size", [None, (6, 6), (5, 9)])
+@pytest.mark.parametrize("sized", [False, True])
+def test_whole_grid(size: tuple[int, int] | None, sized: bool) -> None:
+    layer, x = attention(size=size), torch.randn(2, 6, 6, 16)
+    log_sizes = torch.randn(2, 6, 6) if sized else None
+    torch.testing.assert_close(
+        attend_grid(layer, x, 0, log_sizes), by_the_formula(layer, x, log_sizes)
+    )
+
+
+@pytest.mark.parametrize("budget", [1, 100, 1000, 10**9])
+def test_steps_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+    monkeypatch.setitem(module._BIAS_ELEMENTS_PER_STEP, "cpu", budget)
+    layer, x = attention(), torch.randn(3, 6, 6, 16)
+    torch.testing.assert_close(attend_grid(layer, x), by_the_formula(layer, x))
+
+
+def test_padded_positions_act_as_zero_tokens() -> None:
+    layer, x = attention(size=(4, 4)), torch.randn(1, 6, 7, 16)
+    padded = torch.zeros(1, 8, 8, 16)
+    padded[:, :6, :7] = x
+    windows = by_the_formula(layer, partition_windows(padded, 4))
+    expected = merge_windows(windows, 4, (8, 8))[:, :6, :7]
+    torch.testing.assert_close(attend_grid(layer, x, 4), expected)
+
+
+def test_a_key_of_size_n_counts_as_n_equal_keys() -> None:
+    layer = attention(size=None)
+    x = torch.randn(1, 1, 3, 16)
+    repeated = x[:, :, [0, 1, 1, 1, 2]]
+    sizes = torch.tensor([[[1.0, 3.0, 1.0]]])
+    merged = attend_grid(layer, x, 0, sizes.log())
+    torch.testing.assert_close(merged, attend_grid(layer, repeated)[:, :, [0, 1, 4]])
+
+
+def test_tables_of_another_length_are_interpolated() -> None:
+    table = torch.linspace(-1, 1, 27)[:, None].expand(27, 4)
+    places = relative_positions(table, 9)
+    assert places.shape == (9, 9, 4)
+    # Further right keys lie at smaller relative positions.
+    assert (places[0, 1:, 0] < places[0, :-1, 0]).all()
+    torch.testing.assert_close(places[3, 3], torch.zeros(4), atol=1e-6, rtol=0)

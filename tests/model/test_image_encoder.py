@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from expedit_sam.hourglass.settings import Hourglass
+from expedit_sam.model.architectures import ARCHITECTURES, new_sam
+from expedit_sam.model.image_encoder import ImageEncoderViT
+from expedit_sam.model.sam import Sam
+from tests.conftest import golden_file, golden_sam, randomized
+
+
+@pytest.mark.parametrize("name", ["even", "padded"])
+@torch.no_grad()
+def test_exact_matches_the_original(name: str) -> None:
+    golden = golden_file(f"encoder_{name}")
+    embedding = golden_sam(name).image_encoder(golden["pixels"])
+    largest = golden["exact"].abs().max()
+    torch.testing.assert_close(embedding, golden["exact"], rtol=0, atol=1e-4 * largest)
+
+
+@pytest.mark.parametrize("index", range(5))
+@torch.no_grad()
+def test_hourglass_matches_the_published_method(index: int, golden_meta: dict) -> None:
+    golden = golden_file("encoder_even")
+    setting = golden_meta["sam_even"]["hourglass"][index]
+    encoder = golden_sam("even").image_encoder
+    encoder.hourglass = Hourglass(
+        location=setting["location"],
+        clusters=setting["num_clusters"],
+        iterations=setting["iterations"],
+        temperature=setting["temperature"],
+        neighborhood=setting["neighborhood"],
+        reconstruction_neighbors=setting["reconstruction_k"],
+        scale_free=False,
+        size_aware=False,
+    )
+    expected = golden[setting["name"]]
+    embedding = encoder(golden["pixels"])
+    torch.testing.assert_close(embedding, expected, rtol=0, atol=1e-4 * expected.abs().max())
+
+
+@torch.no_grad()
+def test_as_many_clusters_as_tokens_is_exact(tiny_sam: Sam) -> None:
+    pixels = torch.randn(1, 3, 320, 320)
+    encoder = tiny_sam.image_encoder
+    exact = encoder(pixels)
+    encoder.hourglass = Hourglass(location=1, clusters=196, temperature=1e5)
+    torch.testing.assert_close(encoder(pixels), exact, rtol=0, atol=1e-4 * exact.abs().max())
+
+
+@torch.no_grad()
+def test_the_setting_can_be_switched_at_any_time(tiny_sam: Sam) -> None:
+    pixels = torch.randn(1, 3, 320, 320)
+    encoder = tiny_sam.image_encoder
+    exact = encoder(pixels)
+    encoder.hourglass = Hourglass(location=1, clusters=25)
+    clustered = encoder(pixels)
+    assert not torch.allclose(clustered, exact, atol=1e-3)
+    encoder.hourglass = None
+    assert torch.equal(encoder(pixels), exact)
+
+
+@pytest.mark.parametrize("hourglass", [None, Hourglass(location=0.5)])
+@torch.no_grad()
+def test_an_image_does_not_depend_on_its_batch(tiny_sam: Sam, hourglass: Hourglass | None) -> None:
+    encoder = tiny_sam.image_encoder
+    encoder.hourglass = hourglass
+    pixels = torch.randn(2, 3, 320, 320)
+    together = encoder(pixels)
+    alone = torch.cat([encoder(image[None]) for image in pixels])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4 * alone.abs().max())
+
+
+def test_an_image_size_that_the_patch_does_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="img_size 100 is no multiple of patch_size 16"):
+        ImageEncoderViT(img_size=100, patch_size=16)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_vit_b_equals_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.SamModel(transformers.SamConfig()).eval()
+    ours = randomized(new_sam(ARCHITECTURES["vit_b"]))
+    theirs.vision_encoder.load_state_dict(_renamed(ours.image_encoder.state_dict()))
+    pixels = torch.randn(1, 3, 1024, 1024)
+    expected = theirs.vision_encoder(pixels).last_hidden_state
+    embedding = ours.image_encoder(pixels)
+    torch.testing.assert_close(embedding, expected, rtol=0, atol=1e-4 * expected.abs().max())
+
+
+def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Official names of the image encoder to those of transformers."""
+    names = {
+        "patch_embed.proj": "patch_embed.projection",
+        "blocks.": "layers.",
+        "norm1.": "layer_norm1.",
+        "norm2.": "layer_norm2.",
+        "neck.0": "neck.conv1",
+        "neck.1": "neck.layer_norm1",
+        "neck.2": "neck.conv2",
+        "neck.3": "neck.layer_norm2",
+    }
+    renamed = {}
+    for key, value in state.items():
+        for ours, theirs in names.items():
+            key = key.replace(ours, theirs)
+        renamed[key] = value
+    return renamed

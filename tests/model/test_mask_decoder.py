@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from expedit_sam.model.mask_decoder import _transposed_convolution
+from expedit_sam.model.sam import Sam
+from expedit_sam.model.two_way_transformer import Attention
+
+
+def attention() -> Attention:
+    torch.manual_seed(0)
+    layer = Attention(32, 4, downsample_rate=2).requires_grad_(False)
+    for projection in (layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj):
+        nn.init.normal_(projection.bias)
+    return layer
+
+
+@pytest.mark.parametrize(("prompts", "images"), [(1, 1), (5, 1), (5, 5)])
+def test_image_side_shortcuts_equal_plain_attention(prompts: int, images: int) -> None:
+    layer = attention()
+    tokens, values = torch.randn(2, prompts, 7, 32)
+    image, positions = torch.randn(images, 50, 32), torch.randn(1, 50, 32)
+    shared = image.expand(prompts, -1, -1)
+    torch.testing.assert_close(
+        layer.token_to_image(tokens, image, positions),
+        layer(tokens, shared + positions, shared),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    torch.testing.assert_close(
+        layer.add_token_to_image(image, positions, k=tokens, v=values),
+        shared + layer(shared + positions, tokens, values),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_transposed_convolution_is_a_matrix_product() -> None:
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(8, 6, kernel_size=2, stride=2).requires_grad_(False)
+    x = torch.randn(2, 8, 3, 5)
+    blocks = _transposed_convolution(layer, x.permute(0, 2, 3, 1))
+    image = blocks.view(2, 3, 5, 2, 2, 6).permute(0, 5, 1, 3, 2, 4).reshape(2, 6, 6, 10)
+    torch.testing.assert_close(image, layer(x))
+
+
+def prompts(sam: Sam, number: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    points = torch.rand(number, 2, 2, generator=generator) * 320
+    labels = torch.randint(0, 2, (number, 2), generator=generator)
+    return sam.prompt_encoder((points, labels), None, None)
+
+
+@torch.no_grad()
+def test_a_prompt_does_not_depend_on_those_beside_it(tiny_sam: Sam) -> None:
+    image = torch.randn(1, 32, 20, 20)
+    positions = tiny_sam.prompt_encoder.get_dense_pe()
+    sparse, dense = prompts(tiny_sam, 6)
+    masks, iou = tiny_sam.mask_decoder(image, positions, sparse, dense, multimask_output=True)
+    assert masks.shape == (6, 3, 80, 80)
+    assert iou.shape == (6, 3)
+    for i in range(6):
+        one, one_iou = tiny_sam.mask_decoder(
+            image, positions, sparse[i : i + 1], dense[i : i + 1], multimask_output=True
+        )
+        torch.testing.assert_close(one, masks[i : i + 1], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(one_iou, iou[i : i + 1], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_single_and_multiple_masks_are_those_of_predict_masks(tiny_sam: Sam) -> None:
+    arguments = (
+        torch.randn(1, 32, 20, 20),
+        tiny_sam.prompt_encoder.get_dense_pe(),
+        *prompts(tiny_sam, 2),
+    )
+    every, every_iou = tiny_sam.mask_decoder.predict_masks(*arguments)
+    single, single_iou = tiny_sam.mask_decoder(*arguments, multimask_output=False)
+    several, several_iou = tiny_sam.mask_decoder(*arguments, multimask_output=True)
+    torch.testing.assert_close(torch.cat([single, several], dim=1), every)
+    torch.testing.assert_close(torch.cat([single_iou, several_iou], dim=1), every_iou)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from expedit_sam.errors import InputError
+from expedit_sam.expedite import expedite
+from expedit_sam.hourglass.settings import PRESETS, Hourglass
+from expedit_sam.model.sam import Sam
+
+
+class ForeignEncoder(nn.Module):
+    """An encoder of another package: SAM's attributes, a forward of its own."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.patch_embed, self.blocks, self.neck = encoder.patch_embed, encoder.blocks, encoder.neck
+        self.pos_embed = encoder.pos_embed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patch_embed(x) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return self.neck(x.permute(0, 3, 1, 2))
+
+
+@torch.no_grad()
+def test_ours_takes_the_setting(tiny_sam: Sam) -> None:
+    assert expedite(tiny_sam, "fast") is tiny_sam
+    assert tiny_sam.image_encoder.hourglass == PRESETS["fast"]
+    expedite(tiny_sam.image_encoder, Hourglass(location=1))
+    assert tiny_sam.image_encoder.hourglass == Hourglass(location=1)
+    expedite(tiny_sam, None)
+    assert tiny_sam.image_encoder.hourglass is None
+
+
+@torch.no_grad()
+def test_another_packages_encoder_gives_what_ours_gives(tiny_sam: Sam) -> None:
+    foreign = ForeignEncoder(copy.deepcopy(tiny_sam.image_encoder))
+    keys = list(foreign.state_dict())
+    pixels = torch.randn(1, 3, 320, 320)
+    exact = foreign(pixels)
+    setting = Hourglass(location=0.5, clusters=49)
+    expedite(foreign, setting)
+    torch.testing.assert_close(foreign(pixels), expedite(tiny_sam, setting).image_encoder(pixels))
+    assert not torch.allclose(foreign(pixels), exact, atol=1e-3)
+    assert list(foreign.state_dict()) == keys
+    assert torch.equal(copy.deepcopy(foreign)(pixels), foreign(pixels))
+    expedite(foreign, None)
+    assert torch.equal(foreign(pixels), exact)
+
+
+def test_what_is_no_sam_is_refused(tiny_sam: Sam) -> None:
+    with pytest.raises(InputError, match="cannot expedite a Linear: its Linear lacks patch_embed"):
+        expedite(nn.Linear(2, 2), "fast")
+    foreign = ForeignEncoder(tiny_sam.image_encoder)
+    del foreign.blocks[0].attn.qkv
+    with pytest.raises(InputError, match="its Attention lacks qkv"):
+        expedite(foreign, "fast")
+    with pytest.raises(InputError, match="beyond the last block"):
+        expedite(tiny_sam, Hourglass(location=99))
+    assert tiny_sam.image_encoder.hourglass is None

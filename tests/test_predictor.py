@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from expedit_sam.errors import InputError
+from expedit_sam.model.sam import Sam
+from expedit_sam.predictor import SamPredictor
+from tests.conftest import golden_file, golden_sam
+
+
+@pytest.fixture
+def predictor(tiny_sam: Sam, photo: np.ndarray) -> SamPredictor:
+    predictor = SamPredictor(tiny_sam)
+    predictor.set_image(photo)
+    return predictor
+
+
+@pytest.mark.parametrize("name", ["even", "padded"])
+def test_predictions_match_the_original(name: str) -> None:
+    golden = golden_file(f"predictor_{name}")
+    predictor = SamPredictor(golden_sam(name))
+    predictor.set_image(golden["image"].numpy())
+    embedding, expected = predictor.get_image_embedding(), golden["image_embedding"]
+    torch.testing.assert_close(embedding, expected, rtol=0, atol=1e-4 * expected.abs().max())
+
+    points, labels, box = (golden[key].numpy() for key in ("points", "labels", "box"))
+    prompts = {
+        "one_point": {"point_coords": points[:1], "point_labels": labels[:1]},
+        "box": {"box": box},
+        "points_box": {
+            "point_coords": points,
+            "point_labels": labels,
+            "box": box,
+            "multimask_output": False,
+        },
+        "points_mask": {
+            "point_coords": points[:2],
+            "point_labels": labels[:2],
+            "mask_input": golden["one_point.low_res"][:1].numpy(),
+        },
+    }
+    for prompt, arguments in prompts.items():
+        _, iou, logits = predictor.predict(**arguments)
+        # These networks amplify rounding: the original itself moves by up to 5e-4 of the largest
+        # logit (6e-3 for points_mask) between two machines.
+        tolerance = 1e-2 if prompt == "points_mask" else 1e-3
+        for result, expected in (
+            (logits, golden[f"{prompt}.low_res"]),
+            (iou, golden[f"{prompt}.iou"]),
+        ):
+            worst = np.abs(result - expected.numpy()).max()
+            assert worst <= tolerance * expected.abs().max(), prompt
+        expected_masks = golden[f"{prompt}.low_res"].numpy() > 0
+        assert (expected_masks == (logits > 0)).mean() > 0.999
+
+
+def test_masks_have_the_size_of_the_image(predictor: SamPredictor, photo: np.ndarray) -> None:
+    masks, iou, logits = predictor.predict(np.array([[100, 60]]), np.array([1]))
+    assert (masks.shape, masks.dtype) == ((3, *photo.shape[:2]), bool)
+    assert iou.shape == (3,)
+    assert logits.shape == (3, 80, 80)
+    masks, iou, logits = predictor.predict(box=np.array([10, 10, 90, 90]), multimask_output=False)
+    assert (len(masks), len(iou), len(logits)) == (1, 1, 1)
+    soft, _, _ = predictor.predict(box=np.array([10, 10, 90, 90]), return_logits=True)
+    assert soft.dtype == np.float32
+
+
+def test_every_kind_of_prompt_changes_the_masks(predictor: SamPredictor) -> None:
+    point, label = np.array([[100, 60]]), np.array([1])
+    _, _, logits = predictor.predict(point, label)
+    results = [
+        logits,
+        predictor.predict(point, 1 - label)[2],
+        predictor.predict(box=np.array([10, 10, 90, 90]))[2],
+        predictor.predict(point, label, box=np.array([10, 10, 90, 90]))[2],
+        predictor.predict(point, label, mask_input=logits[:1])[2],
+        predictor.predict(mask_input=logits[:1])[2],
+        predictor.predict()[2],
+    ]
+    for i, first in enumerate(results):
+        assert all(np.abs(first - second).max() > 1e-4 for second in results[i + 1 :])
+
+
+def test_channel_order(tiny_sam: Sam, photo: np.ndarray) -> None:
+    predictor = SamPredictor(tiny_sam)
+    predictor.set_image(photo)
+    embedding = predictor.get_image_embedding()
+    predictor.set_image(photo[..., ::-1], image_format="BGR")
+    assert torch.equal(predictor.get_image_embedding(), embedding)
+
+
+def test_torch_image_is_the_same_image(tiny_sam: Sam, photo: np.ndarray) -> None:
+    predictor = SamPredictor(tiny_sam)
+    predictor.set_image(photo)
+    embedding = predictor.get_image_embedding()
+    pixels = torch.as_tensor(predictor.transform.apply_image(photo)).permute(2, 0, 1)[None]
+    predictor.set_torch_image(pixels, photo.shape[:2])
+    assert torch.equal(predictor.get_image_embedding(), embedding)
+    with pytest.raises(InputError, match="must be 1x3xHxW with longest side 320"):
+        predictor.set_torch_image(pixels[..., :100], photo.shape[:2])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
+def test_images_of_extreme_shape(tiny_sam: Sam, shape: tuple[int, int]) -> None:
+    predictor = SamPredictor(tiny_sam)
+    predictor.set_image(np.full((*shape, 3), 90, np.uint8))
+    masks, _, _ = predictor.predict(np.array([[0, 0]]), np.array([1]))
+    assert masks.shape == (3, *shape)
+
+
+def test_nothing_works_before_an_image_is_set(tiny_sam: Sam, predictor: SamPredictor) -> None:
+    fresh = SamPredictor(tiny_sam)
+    with pytest.raises(RuntimeError, match="call set_image"):
+        fresh.predict(np.array([[1, 1]]), np.array([1]))
+    with pytest.raises(RuntimeError, match="call set_image"):
+        fresh.get_image_embedding()
+    predictor.reset_image()
+    with pytest.raises(RuntimeError, match="call set_image"):
+        predictor.predict_torch(None, None)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("RGB", (4, 4)), "image is a Image; .*np.asarray"),
+        ([[1, 2, 3]], "image is a list"),
+        (None, "image is a NoneType"),
+        (np.zeros((4, 4), np.uint8), r"shape \(4, 4\); it must be HxWx3"),
+        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\); it must be HxWx3"),
+        (np.zeros((3, 4, 4), np.uint8), r"it must be HxWx3"),
+        (np.full((4, 4, 3), np.nan), "type float64; it must be uint8"),
+        (np.zeros((4, 4, 3), np.uint16), "type uint16; it must be uint8"),
+        (np.zeros((0, 4, 3), np.uint8), "it has no pixels"),
+    ],
+)
+def test_what_is_no_image_is_refused(tiny_sam: Sam, image: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SamPredictor(tiny_sam).set_image(image)  # type: ignore[arg-type]
+
+
+def test_unknown_channel_order_is_refused(tiny_sam: Sam, photo: np.ndarray) -> None:
+    with pytest.raises(InputError, match="'HSV'; it must be 'RGB' or 'BGR'"):
+        SamPredictor(tiny_sam).set_image(photo, image_format="HSV")
+
+
+POINT, LABEL = np.array([[10.0, 10.0]]), np.array([1])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"point_coords": POINT}, "without point_labels"),
+        ({"point_labels": LABEL}, "without point_coords"),
+        ({"point_coords": POINT, "point_labels": np.array([1, 0])}, r"shape \(2,\) for 1 points"),
+        ({"point_coords": POINT, "point_labels": np.array([2])}, "must be 1 .* or 0"),
+        ({"point_coords": POINT[0], "point_labels": LABEL}, r"shape \(2,\); they must be Nx2"),
+        ({"point_coords": np.zeros((0, 2)), "point_labels": np.zeros(0)}, "N at least 1"),
+        ({"point_coords": np.array([[np.nan, 1]]), "point_labels": LABEL}, "NaN or infinite"),
+        ({"point_coords": "here", "point_labels": LABEL}, "must be an array of numbers"),
+        ({"box": np.array([1, 2, 3])}, "it must be .x0, y0, x1, y1."),
+        ({"box": np.zeros((2, 4))}, "use predict_torch"),
+        ({"box": np.array([50, 2, 3, 40])}, "x0<=x1"),
+        ({"box": np.array([0, 0, np.inf, 9])}, "NaN or infinite"),
+        ({"mask_input": np.zeros((1, 7, 7))}, r"must be \(1, 80, 80\)"),
+        ({"mask_input": np.full((1, 80, 80), np.nan)}, "NaN or infinite"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(predictor: SamPredictor, prompt: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        predictor.predict(**prompt)
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_outside_the_image_are_warned_of(predictor: SamPredictor) -> None:
+    with pytest.warns(UserWarning, match="outside the 221x150 image"):
+        predictor.predict(np.array([[500, 10]]), LABEL)
+    with pytest.warns(UserWarning, match="box reach"):
+        predictor.predict(box=np.array([-5, 0, 20, 20]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor.predict(np.array([[221, 150]]), LABEL)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from expedit_sam.transforms import ResizeLongestSide
+
+sizes = st.tuples(st.integers(1, 6000), st.integers(1, 6000))
+
+
+@given(sizes, st.integers(16, 1024))
+def test_the_longest_side_gets_the_target_length(size: tuple[int, int], target: int) -> None:
+    height, width = ResizeLongestSide.get_preprocess_shape(*size, target)
+    assert max(height, width) == target
+    assert min(height, width) >= 1
+    assert abs(height * size[1] - width * size[0]) <= max(size) * max(1, target / max(size)) * 1.01
+
+
+@given(sizes, st.floats(0, 1), st.floats(0, 1))
+def test_points_and_boxes_keep_their_place(size: tuple[int, int], x: float, y: float) -> None:
+    transform = ResizeLongestSide(1024)
+    height, width = transform.get_preprocess_shape(*size, 1024)
+    point = np.array([[x * size[1], y * size[0]]])
+    scaled = transform.apply_coords(point, size)
+    np.testing.assert_allclose(scaled, [[x * width, y * height]], rtol=1e-9, atol=1e-9)
+    box = np.concatenate([point, point], axis=1)
+    np.testing.assert_allclose(transform.apply_boxes(box, size), np.tile(scaled, (1, 2)))
+    torch.testing.assert_close(
+        transform.apply_coords_torch(torch.as_tensor(point), size),
+        torch.as_tensor(scaled).float(),
+    )
+    torch.testing.assert_close(
+        transform.apply_boxes_torch(torch.as_tensor(box), size),
+        torch.as_tensor(np.tile(scaled, (1, 2))).float(),
+    )
+
+
+def test_the_points_given_are_left_as_they_were() -> None:
+    point = np.array([[10, 20]])
+    ResizeLongestSide(1024).apply_coords(point, (100, 100))
+    assert point.tolist() == [[10, 20]]
+
+
+def test_images_are_resized_with_antialiasing(photo: np.ndarray) -> None:
+    transform = ResizeLongestSide(100)
+    small = transform.apply_image(photo)
+    assert (small.shape, small.dtype) == ((68, 100, 3), np.uint8)
+    as_torch = transform.apply_image_torch(torch.as_tensor(photo).permute(2, 0, 1)[None].float())
+    difference = as_torch[0].permute(1, 2, 0).numpy() - small
+    assert np.abs(difference).max() < 1.0
