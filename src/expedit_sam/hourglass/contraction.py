@@ -19,8 +19,8 @@ class Contraction:
 
     Attributes:
         clusters: BxhxwxC.
-        log_sizes: Bxhxw logarithms of how many tokens each cluster stands for; None where the
-            setting is not size-aware.
+        log_sizes: Bxhxw logarithms of how many tokens each cluster holds, over the tokens a
+            cluster of a whole window holds on average; None where the setting is not size-aware.
     """
 
     clusters: Tensor
@@ -97,7 +97,8 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         clusters.append(torch.cat(cluster_row, dim=2))
         log_sizes.append(torch.cat(size_row, dim=2))
         weights.append(weight_row)
-    sizes = torch.cat(log_sizes, dim=1)[..., 0].clamp_min(1e-6).log()
+    average = (window / side) ** 2
+    sizes = (torch.cat(log_sizes, dim=1)[..., 0] / average).clamp_min(1e-6).log()
     return Contraction(
         clusters=torch.cat(clusters, dim=1).to(tokens.dtype),
         log_sizes=sizes.to(tokens.dtype) if hourglass.size_aware else None,

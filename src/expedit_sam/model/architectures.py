@@ -51,6 +51,7 @@ ARCHITECTURES = {
         use_rel_pos=False,
         image_size=672,
         prompt_embed_dim=128,
+        decoder_heads=4,
         decoder_mlp_dim=512,
         iou_head_hidden_dim=128,
     ),

@@ -63,8 +63,8 @@ def attend_grid(
         attention: a module with SAM's attention parameters.
         x: BxHxWxC tokens.
         window_size: side of the windows in tokens; 0 attends over the whole grid.
-        log_sizes: BxHxW, added to every score of that key: the logarithm of how many tokens a
-            cluster stands for (0 for a plain token).
+        log_sizes: BxHxW, added to every score of that key: the logarithm of a cluster's size over
+            the average one. Padded positions count as average.
 
     Returns:
         BxHxWxC tokens.
@@ -75,9 +75,7 @@ def attend_grid(
         # A padded position holds a zero token, so its query, key and value are the bias alone.
         qkv = partition_windows(qkv, window_size, fill=attention.qkv.bias)
         if log_sizes is not None:
-            # A padded position stands for as many as the image's clusters do on average.
-            average = log_sizes.exp().mean(dim=(1, 2)).log().view(-1, 1, 1, 1)
-            log_sizes = partition_windows(log_sizes[..., None], window_size, fill=average)[..., 0]
+            log_sizes = partition_windows(log_sizes[..., None], window_size)[..., 0]
     out = _attend(attention, qkv, log_sizes)
     if window_size > 0:
         out = merge_windows(out, window_size, (height, width))
@@ -89,7 +87,8 @@ def _attend(attention: Any, qkv: Tensor, log_sizes: Tensor | None) -> Tensor:
     batch, height, width, channels = qkv.shape
     heads = attention.num_heads
     # Three tensors of Bxheadsx(H*W)xhead_dim.
-    q, k, v = qkv.view(batch, height * width, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    split = qkv.view(batch, height, width, 3, heads, -1)
+    q, k, v = split.permute(3, 0, 4, 1, 2, 5).flatten(3, 4)
     key_bias = None if log_sizes is None else log_sizes.reshape(batch, 1, 1, -1)
     if attention.use_rel_pos:
         out = _attend_with_relative_positions(attention, q, k, v, (height, width), key_bias)
@@ -120,16 +119,14 @@ def _attend_with_relative_positions(
     if key_bias is not None:
         key_bias = key_bias.expand(batch, heads, 1, length).reshape(-1, 1, height, width)
 
-    q, k, v = (t.reshape(batch * heads, length, head_dim) for t in (q, k, v))
+    q, k, v = (t.reshape(batch * heads, length, head_dim) for t in (q * head_dim**-0.5, k, v))
     out = torch.empty_like(q)
     for images, rows in _steps(batch * heads, length, q.device.type):
         bias = vertical[images, rows] + horizontal[images, rows]
         if key_bias is not None:
             bias += key_bias[images]
-        bias = bias.flatten(2)
-        out[images, rows] = F.scaled_dot_product_attention(
-            q[None, images, rows], k[None, images], v[None, images], bias[None]
-        )[0]
+        scores = torch.baddbmm(bias.flatten(2), q[images, rows], k[images].transpose(1, 2))
+        out[images, rows] = scores.softmax(dim=-1) @ v[images]
     return out.view(batch, heads, length, head_dim)
 
 
@@ -168,7 +165,7 @@ def partition_windows(x: Tensor, window_size: int, fill: Tensor | None = None) -
     """Cut BxHxWxC into (B*windows) x window_size x window_size x C, padding below and right.
 
     Arguments:
-        fill: what padded positions hold, C values or any shape that expands (zeros where None).
+        fill: C values that padded positions hold (zeros where None).
     """
     batch, height, width, channels = x.shape
     rows, columns = math.ceil(height / window_size), math.ceil(width / window_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -189,5 +191,20 @@ def encode(encoder: Any, pixels: Tensor, hourglass: Hourglass | None) -> Tensor:
 
 def run_block(block: Any, x: Tensor, window_size: int, log_sizes: Tensor | None = None) -> Tensor:
     """One transformer block on BxHxWxC tokens or clusters (see ``attend_grid``)."""
-    x = x + attend_grid(block.attn, block.norm1(x), window_size, log_sizes)
-    return x + block.mlp(block.norm2(x))
+    # Windows do not see each other, nor do tokens in the feed-forward layers: a CPU takes a band
+    # of rows at a time, so that what is computed in between stays in its cache.
+    band = x.shape[1] if x.device.type != "cpu" else window_size or DEFAULT_WINDOW
+    if window_size > 0:
+        rows = zip(x.split(band, dim=1), _split(log_sizes, band), strict=False)
+        attended = [_attend(block, tokens, window_size, sizes) for tokens, sizes in rows]
+    else:
+        attended = list(_attend(block, x, 0, log_sizes).split(band, dim=1))
+    return torch.cat([tokens + block.mlp(block.norm2(tokens)) for tokens in attended], dim=1)
+
+
+def _attend(block: Any, x: Tensor, window_size: int, log_sizes: Tensor | None) -> Tensor:
+    return x + attend_grid(block.attn, block.norm1(x), window_size, log_sizes)
+
+
+def _split(log_sizes: Tensor | None, band: int) -> Iterable[Tensor | None]:
+    return repeat(None) if log_sizes is None else log_sizes.split(band, dim=1)
