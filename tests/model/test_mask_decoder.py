@@ -57,11 +57,11 @@ def prompts(sam: Sam, number: int) -> tuple[Tensor, Tensor]:
 def test_a_prompt_does_not_depend_on_those_beside_it(tiny_sam: Sam) -> None:
     image = torch.randn(1, 32, 20, 20)
     positions = tiny_sam.prompt_encoder.get_dense_pe()
-    sparse, dense = prompts(tiny_sam, 6)
+    sparse, dense = prompts(tiny_sam, 12)
     masks, iou = tiny_sam.mask_decoder(image, positions, sparse, dense, multimask_output=True)
-    assert masks.shape == (6, 3, 80, 80)
-    assert iou.shape == (6, 3)
-    for i in range(6):
+    assert masks.shape == (12, 3, 80, 80)
+    assert iou.shape == (12, 3)
+    for i in range(12):
         one, one_iou = tiny_sam.mask_decoder(
             image, positions, sparse[i : i + 1], dense[i : i + 1], multimask_output=True
         )

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from expedit_sam.model.layers import MLP, LayerNorm2d
 
+_PROMPTS_PER_STEP = 8
+
 
 class MaskDecoder(nn.Module):
     """SAM's mask decoder (Segment Anything, appendix A).
@@ -96,6 +98,27 @@ class MaskDecoder(nn.Module):
         )
 
     def _predict(
+        self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, chosen: slice
+    ) -> tuple[Tensor, Tensor]:
+        """A few prompts at a time on a CPU, so that their image tokens stay in its cache."""
+        prompts = len(sparse)
+        step = _PROMPTS_PER_STEP if sparse.device.type == "cpu" else max(prompts, 1)
+        if prompts <= step:
+            return self._predict_step(image, image_pe, sparse, dense, chosen)
+        steps = [
+            self._predict_step(
+                image if len(image) == 1 else image[i : i + step],
+                image_pe if len(image_pe) == 1 else image_pe[i : i + step],
+                sparse[i : i + step],
+                dense[i : i + step],
+                chosen,
+            )
+            for i in range(0, prompts, step)
+        ]
+        masks, iou = zip(*steps, strict=True)
+        return torch.cat(masks), torch.cat(iou)
+
+    def _predict_step(
         self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, chosen: slice
     ) -> tuple[Tensor, Tensor]:
         own_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])

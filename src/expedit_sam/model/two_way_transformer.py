@@ -167,10 +167,8 @@ class Attention(nn.Module):
             together = self.forward(tokens.reshape(1, batch * length, -1), image + image_pe, image)
             return together.view(batch, length, -1)
         q = self._heads(self.q_proj(tokens)) / math.sqrt(self.internal_dim // self.num_heads)
-        # The key bias adds the same to all scores of a query: the softmax does not see it.
-        belonging = self._scores(q, self.k_proj.weight, image, image_pe).softmax(dim=-1)
-        mixed = torch.bmm(belonging.flatten(1, 2), image)  # Bx(heads*T)xC
-        mixed = mixed.view(batch, self.num_heads, length, -1)
+        belonging = self._scores(q, self.k_proj, image, image_pe).softmax(dim=-1)
+        mixed = torch.bmm(belonging, image).view(batch, self.num_heads, length, -1)
         weight = self.v_proj.weight.view(self.num_heads, -1, self.embedding_dim)
         out = mixed @ weight.transpose(1, 2) + self.v_proj.bias.view(self.num_heads, 1, -1)
         return self.out_proj(out.transpose(1, 2).flatten(2))
@@ -189,26 +187,34 @@ class Attention(nn.Module):
         keys = self._heads(self.k_proj(k)) / math.sqrt(self.internal_dim // self.num_heads)
         if image.shape[0] == 1 and k.shape[0] > 1:
             q = self._heads(self.q_proj(image + image_pe))
-            scores = keys @ q.transpose(-2, -1)  # BxheadsxTxN
+            scores = _few_to_many(keys, q[0])
         else:
-            scores = self._scores(keys, self.q_proj.weight, image, image_pe)
-            scores = scores + (keys @ self.q_proj.bias.view(self.num_heads, -1, 1))
+            scores = self._scores(keys, self.q_proj, image, image_pe)
         # Over tokens, the last dimension but one: long rows of image tokens stay contiguous.
-        belonging = scores.softmax(dim=-2).flatten(1, 2)  # Bx(heads*T)xN
+        belonging = scores.unflatten(1, keys.shape[1:3]).softmax(dim=-2).flatten(1, 2)
         weight = self.out_proj.weight.view(self.embedding_dim, self.num_heads, -1)
-        values = torch.einsum("bhtd,chd->bhtc", self._heads(self.v_proj(v)), weight).flatten(1, 2)
-        residual = image + self.out_proj.bias
-        return torch.baddbmm(residual, belonging.transpose(1, 2), values)
+        values = torch.einsum("bhtd,chd->bhtc", self._heads(self.v_proj(v)), weight)
+        # Each head's weights sum to 1, so each can bring its share of the bias.
+        values = (values + self.out_proj.bias / self.num_heads).flatten(1, 2)
+        return torch.baddbmm(image, belonging.transpose(1, 2), values)
 
     def _heads(self, x: Tensor) -> Tensor:
         """BxNxC to BxheadsxNx(C/heads)."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
-    def _scores(self, tokens: Tensor, weight: Tensor, image: Tensor, image_pe: Tensor) -> Tensor:
-        """BxheadsxTxN products of projected tokens with image tokens projected by ``weight``."""
-        batch, heads, length, _ = tokens.shape
-        per_head = weight.view(heads, -1, self.embedding_dim)
-        widened = (tokens @ per_head).flatten(1, 2)  # Bx(heads*T)xC
-        positions = self._heads(image_pe @ weight.T).transpose(-2, -1)
-        scores = torch.baddbmm((tokens @ positions).flatten(1, 2), widened, image.transpose(1, 2))
-        return scores.view(batch, heads, length, -1)
+    def _scores(
+        self, tokens: Tensor, projection: nn.Linear, image: Tensor, image_pe: Tensor
+    ) -> Tensor:
+        """Bx(heads*T)xN products of BxheadsxTxd tokens with ``projection(image + image_pe)``."""
+        weight = projection.weight.view(self.num_heads, -1, self.embedding_dim)
+        widened = (tokens @ weight).flatten(1, 2)
+        if image_pe.shape[0] == 1:
+            scores = _few_to_many(tokens, self._heads(projection(image_pe))[0])
+        else:
+            scores = (tokens @ self._heads(projection(image_pe)).transpose(-2, -1)).flatten(1, 2)
+        return scores.baddbmm_(widened, image.transpose(1, 2))
+
+
+def _few_to_many(tokens: Tensor, image: Tensor) -> Tensor:
+    """Products of BxheadsxTxd tokens with headsxNxd image tokens that all share: Bx(heads*T)xN."""
+    return torch.einsum("bhtd,hnd->bhtn", tokens, image).flatten(1, 2)
