@@ -33,6 +33,9 @@ from expedit_sam.predictor import SamPredictor, check_image
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
+# Masks are upscaled a few at a time: one of a 12-megapixel photograph takes 48 MB.
+_PIXELS_PER_STEP = 2**24
+
 Progress = Callable[[int, int], None]
 
 
@@ -207,13 +210,25 @@ class SamAutomaticMaskGenerator:
         self, points: np.ndarray, crop_box: list[int], image_size: tuple[int, ...]
     ) -> MaskData:
         """The masks of some points of a crop that pass the filters, run-length encoded."""
-        height, width = image_size
-        model = self.predictor.model
-        data = self._ask(points)
+        candidates = self._ask(points)
         if self.pred_iou_thresh > 0.0:
             # Before upscaling: most of the masks end here.
-            data.filter(data["iou_preds"] > self.pred_iou_thresh)
+            candidates.filter(candidates["iou_preds"] > self.pred_iou_thresh)
+        number = len(candidates["iou_preds"])
+        height, width = self.predictor.original_size
+        step = max(1, _PIXELS_PER_STEP // (height * width))
+        data = MaskData()
+        for start in range(0, max(1, number), step):
+            some = {name: column[start : start + step] for name, column in candidates.items()}
+            data.cat(self._keep_stable(MaskData(**some), crop_box, image_size))
+        return data
 
+    def _keep_stable(
+        self, data: MaskData, crop_box: list[int], image_size: tuple[int, ...]
+    ) -> MaskData:
+        """Candidates with low-res logits to masks of the image's size, those worth keeping."""
+        height, width = image_size
+        model = self.predictor.model
         masks = model.postprocess_masks(
             data["logits"][:, None], self.predictor.input_size, self.predictor.original_size
         )[:, 0]

@@ -1,0 +1,5 @@
+"""The command line, ``expedit-sam``: one file a command, on the public API alone."""
+
+from expedit_sam.cli.commands import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,94 @@
+"""The commands under one roof, and what becomes of errors."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from expedit_sam.cli.masks import masks
+from expedit_sam.cli.models import models
+from expedit_sam.cli.predict import predict
+from expedit_sam.errors import InputError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+_SMALLER = "try a smaller image or --model, or fewer --points-per-batch"
+
+
+class _Commands(TyperGroup):
+    """Turns what a user can cause into one line and an exit code; our faults keep a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _leave("interrupted", INTERRUPTED)
+        except InputError as error:
+            _leave(f"error: {error}", USER_ERROR)
+        except BrokenPipeError:
+            raise  # whoever read our output has had enough: no error
+        except OSError as error:
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            _leave(f"error: {reason or error}", USER_ERROR)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            _leave(f"error: out of memory: {_SMALLER}", USER_ERROR)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch_says = ("CUDA out of memory", "MPS backend out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in torch_says)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    typer.echo(" ".join(message.splitlines()), err=True)
+    raise typer.Exit(code) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(masks)
+app.command()(predict)
+app.add_typer(models, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"expedit-sam {version('expedit-sam')}")
+        except PackageNotFoundError:
+            typer.echo("expedit-sam, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Segment Anything, made fast without training.
+
+    \b
+    Example: all masks of a photograph, in ./out
+      expedit-sam masks photo.jpg
+    """
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="expedit-sam")

@@ -1,0 +1,127 @@
+"""``expedit-sam masks``: segment everything in images."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from expedit_sam.cli.network import (
+    CheckpointOption,
+    DeviceOption,
+    ModelOption,
+    OutOption,
+    OverlayOption,
+    SpeedOption,
+    load_network,
+)
+from expedit_sam.errors import InputError
+
+if TYPE_CHECKING:
+    from expedit_sam.everything import SamAutomaticMaskGenerator
+
+
+def masks(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", hidden=True)],
+    out: OutOption = Path("out"),
+    model: ModelOption = "vit_s",
+    checkpoint: CheckpointOption = None,
+    speed: SpeedOption = "exact",
+    device: DeviceOption = "auto",
+    formats: Annotated[
+        str, typer.Option("--format", metavar="LIST", help="coco (json) and png (files).")
+    ] = "coco,png",
+    overlay: OverlayOption = True,
+    points_per_side: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Ask at NxN points. (*)")
+    ] = None,
+    points_per_batch: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many at a time.")
+    ] = 64,
+    pred_iou_thresh: Annotated[
+        float | None, typer.Option(metavar="X", help="Drop masks of a lower predicted IoU. (*)")
+    ] = None,
+    stability_score_thresh: Annotated[
+        float | None, typer.Option(metavar="X", help="Drop masks that are less stable. (*)")
+    ] = None,
+    min_mask_region_area: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Clear smaller holes and islands. (*)")
+    ] = None,
+    crop_n_layers: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Look into N layers of crops.")
+    ] = 0,
+) -> None:
+    """Find the masks of everything in image files and in folders of them.
+
+    Writes NAME.json (COCO), NAME_masks/001.png ... and NAME_overlay.jpg for each
+    image NAME. Options with (*) have a default for each model.
+
+    \b
+    Example: a photo and all in a folder, with a faster image encoder
+      expedit-sam masks photo.jpg more_photos --out results --speed balanced
+    """
+    from expedit_sam.images import find_images
+    from expedit_sam.results import check_formats, prepare_folder
+
+    kinds = check_formats(formats.split(","))
+    files = find_images(images, without=out)
+    prepare_folder(out)
+
+    from expedit_sam.everything import SamAutomaticMaskGenerator  # takes PyTorch's seconds
+    from expedit_sam.everything.recommended import RECOMMENDED
+
+    chosen = {
+        "points_per_side": points_per_side,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+        "min_mask_region_area": min_mask_region_area,
+    }
+    generator = SamAutomaticMaskGenerator(
+        load_network(model, checkpoint, speed, device),
+        points_per_batch=points_per_batch,
+        crop_n_layers=crop_n_layers,
+        output_mode="coco_rle",
+        **RECOMMENDED[model] | {name: value for name, value in chosen.items() if value is not None},
+    )
+    faults = _segment(generator, files, out, kinds, overlay)
+    for fault in faults:
+        typer.echo(f"error: {fault}", err=True)
+    if faults:
+        raise typer.Exit(2)
+
+
+def _segment(
+    generator: SamAutomaticMaskGenerator,
+    files: list[Path],
+    out: Path,
+    formats: list[str],
+    with_overlay: bool,
+) -> list[InputError]:
+    """Segment each image and write its masks; returns what is wrong with unreadable ones."""
+    from expedit_sam.cli.progress import ImageProgress
+    from expedit_sam.draw import overlay
+    from expedit_sam.images import read_image
+    from expedit_sam.results import result_names, write_results
+
+    faults: list[InputError] = []
+    count, started = 0, time.perf_counter()
+    with ImageProgress(len(files)) as progress:
+        for file, name in zip(files, result_names(files), strict=True):
+            progress.begin(file.name)
+            try:
+                image = read_image(file)
+            except InputError as fault:
+                faults.append(fault)
+                progress.end(f"{file}: skipped")
+                continue
+            records = generator.generate(image, progress.points)
+            picture = overlay(image, records) if with_overlay else None
+            written = write_results(out, name, file, image.shape, records, formats, picture)
+            count += len(records)
+            progress.end(f"{file}: {len(records)} masks in {', '.join(map(str, written))}")
+    seconds = time.perf_counter() - started
+    done = f"{len(files) - len(faults)} of {len(files)}"
+    typer.echo(f"masks: {count}; images: {done}; time: {seconds:.1f} s; folder: {out}")
+    return faults

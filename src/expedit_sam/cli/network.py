@@ -1,0 +1,56 @@
+"""The options that choose a network, and the network they choose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from expedit_sam.model.sam import Sam
+
+ModelOption = Annotated[
+    Literal["vit_s", "vit_b", "vit_l", "vit_h"],
+    typer.Option(
+        "--model", metavar="NAME", help="vit_s, or vit_b, vit_l, vit_h: downloaded if need be."
+    ),
+]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="Its weights: .pth, .safetensors, or 'random'.",
+    ),
+]
+SpeedOption = Annotated[
+    Literal["exact", "quality", "balanced", "fast"],
+    typer.Option("--speed", metavar="NAME", help="exact, quality, balanced or fast."),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps."),
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where results go.")]
+OverlayOption = Annotated[
+    bool, typer.Option("--overlay/--no-overlay", help="A picture of the masks, or none.")
+]
+
+
+def load_network(model: str, checkpoint: str | None, speed: str, device: str) -> Sam:
+    """The network that these options stand for."""
+    from expedit_sam.build import build_sam
+
+    return build_sam(model, checkpoint=checkpoint, hourglass=speed, device=_place(device))
+
+
+def _place(device: str) -> str:
+    """The device itself, or the best one there is for "auto"."""
+    import torch
+
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

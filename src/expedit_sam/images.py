@@ -1,0 +1,154 @@
+"""Finding image files, and reading one as a person sees it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from expedit_sam.errors import InputError
+
+# HEIC is here although Pillow cannot read it: it is to be reported, not passed over in silence.
+SUFFIXES = frozenset(
+    [
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jfif",
+        ".jp2",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
+)
+_CONVERT = "convert it to JPEG or PNG"
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file as a person sees it.
+
+    The EXIF orientation is applied, transparent pixels are laid on white, 16-bit greys are scaled
+    to 8 bits, and other kinds of pixels (palette, CMYK, grey, 1-bit) become RGB.
+
+    ::
+
+        image = read_image("photo.jpg")
+
+    Returns:
+        HxWx3 uint8, RGB, 0 to 255.
+
+    Raises:
+        InputError: there is no such file, or it is no image that can be read whole.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name an image file in it")
+    with warnings.catch_warnings():
+        # Pillow warns of a bomb at 89 megapixels, which cameras reach; at twice that it raises.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist: check the image's path") from None
+        except PermissionError:
+            raise InputError(f"{path} cannot be opened: allow reading it") from None
+        except UnidentifiedImageError:
+            raise InputError(
+                f"{path} is no image that can be read: {_unidentified(path)}"
+            ) from None
+        except Image.DecompressionBombError as error:
+            raise InputError(f"{path} has too many pixels: scale it down ({error})") from error
+        except Exception as error:  # a damaged file can raise anything
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{path} is damaged or of an odd kind ({reason}): get it again, or {_CONVERT}"
+            ) from error
+
+
+def find_images(
+    paths: Iterable[str | os.PathLike[str]], without: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """The image files that these files and folders stand for, each once.
+
+    A file is taken whatever its name; folders are searched with all their subfolders, in order of
+    names, for files with an image's suffix. Hidden files and folders are passed over.
+
+    ::
+
+        find_images(["photo.jpg", "more_photos"])
+
+    Arguments:
+        paths: files and folders.
+        without: a folder that is not searched, such as that of the results.
+
+    Raises:
+        InputError: a path does not exist, or there is no image at all.
+    """
+    found: dict[Path, Path] = {}
+    places = [Path(path) for path in paths]
+    for path in places:
+        if not path.exists():
+            raise InputError(f"{path} does not exist: check the image's path")
+        for file in _search(path, without) if path.is_dir() else [path]:
+            found.setdefault(file.resolve(), file)
+    if not found:
+        where = ", ".join(map(str, places)) or "an empty list"
+        raise InputError(f"no images in {where}: name image files, or folders that hold some")
+    return list(found.values())
+
+
+def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
+    """The images below a folder, sorted, but for those below ``without``."""
+    images = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not _is_same(Path(place, name), without)
+        ]
+        images += [
+            Path(place, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+        ]
+    return sorted(images)
+
+
+def _is_same(folder: Path, other: str | os.PathLike[str] | None) -> bool:
+    return other is not None and folder.resolve() == Path(other).resolve()
+
+
+def _unidentified(path: Path) -> str:
+    return "it is empty, get it again" if path.stat().st_size == 0 else _CONVERT
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _scaled(image, 0, 2**16 - 1)
+    if image.mode in ("I", "F"):  # their range is anybody's choice
+        return _scaled(image, *image.getextrema())
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _scaled(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Greys from ``low`` to ``high`` as black to white."""
+    grey = (np.asarray(image, dtype=np.float32) - low) * (255 / max(high - low, 1e-9))
+    if not np.isfinite(grey).all():
+        raise ValueError("pixels are NaN or infinite")
+    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")

@@ -1,0 +1,190 @@
+"""Writing masks to files: COCO json, a PNG for each mask, and an overlay picture.
+
+The files of one image appear together, complete, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco
+
+from expedit_sam.draw import binary_mask
+from expedit_sam.errors import InputError
+
+FORMATS = ("coco", "png")
+
+_JPEG_LIMIT = 65_500  # pixels a side
+_CATEGORY = {"id": 1, "name": "object", "supercategory": ""}
+
+
+def write_results(
+    folder: str | os.PathLike[str],
+    name: str,
+    image_file: str | os.PathLike[str],
+    image_size: tuple[int, ...],
+    records: Sequence[dict[str, Any]],
+    formats: Collection[str] = FORMATS,
+    overlay: np.ndarray | None = None,
+    logits: np.ndarray | None = None,
+) -> list[Path]:
+    """Write the masks of one image, replacing those of an earlier run.
+
+    ::
+
+        write_results("out", "photo", "photo.jpg", image.shape, masks)
+
+    Arguments:
+        folder: where to write; made if it is missing.
+        name: what the files' names begin with.
+        image_file: the image, as the COCO json will name it.
+        image_size: (H, W) of the image.
+        records: a dict a mask with its ``segmentation`` and whatever else is to be kept.
+        formats: "coco" for ``<name>.json``, "png" for ``<name>_masks/001.png`` and so on (the
+            numbers are the ids in the json).
+        overlay: HxWx3 picture for ``<name>_overlay.jpg``.
+        logits: 1xhxw low-res logits for ``<name>_logits.npy``.
+
+    Returns:
+        what was written: files, and the folder of PNGs.
+
+    Raises:
+        InputError: something could not be written; then nothing of this image is.
+    """
+    with _appearing_together(Path(folder)) as place:
+        if "png" in formats:
+            _write_masks(place / f"{name}_masks", records)
+        if overlay is not None:
+            suffix = "jpg" if max(overlay.shape) <= _JPEG_LIMIT else "png"
+            _write_picture(place / f"{name}_overlay.{suffix}", overlay)
+        if logits is not None:
+            np.save(place / f"{name}_logits.npy", logits)
+        if "coco" in formats:
+            document = coco_document(image_file, image_size, records)
+            (place / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+        return sorted(Path(folder, path.name) for path in place.iterdir())
+
+
+def coco_document(
+    image_file: str | os.PathLike[str],
+    image_size: tuple[int, ...],
+    records: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """One image and its masks in COCO's format, for json and ``pycocotools.coco.COCO``.
+
+    Annotations have ``id`` (from 1), ``image_id``, ``category_id``, ``segmentation`` (run-length
+    encoded), ``area`` (pixels), ``bbox`` (x, y, width, height), ``iscrowd`` 0, and all other
+    entries of the record.
+    """
+    height, width = image_size[:2]
+    return {
+        "info": {"description": "Masks by Expedit-SAM"},
+        "images": [
+            {"id": 1, "file_name": Path(image_file).as_posix(), "width": width, "height": height}
+        ],
+        "categories": [_CATEGORY],
+        "annotations": [_annotation(number, record) for number, record in enumerate(records, 1)],
+    }
+
+
+def result_names(images: Iterable[Path]) -> list[str]:
+    """A name for each image's results: the file's without suffix, numbered where it is taken."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for image in images:
+        name, number = image.stem, 2
+        while name.casefold() in taken:  # some file systems take A for a
+            name, number = f"{image.stem}_{number}", number + 1
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def check_formats(names: Iterable[str]) -> list[str]:
+    """The names of formats themselves.
+
+    Raises:
+        InputError: one is unknown.
+    """
+    formats = [name.strip() for name in names]
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise InputError(f"no format is called {unknown[0]!r}: choose of {', '.join(FORMATS)}")
+    return formats
+
+
+def prepare_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder for results, before the work begins.
+
+    Raises:
+        InputError: it cannot be made, or nothing can be written in it.
+    """
+    with _appearing_together(Path(folder)):
+        pass
+
+
+@contextmanager
+def _appearing_together(folder: Path) -> Iterator[Path]:
+    """A hidden folder whose files move to ``folder`` once all of them are written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".expedit-sam-") as place:
+            yield Path(place)
+            for path in sorted(Path(place).iterdir()):
+                if path.is_dir():
+                    _replace_masks(path, folder / path.name)
+                else:
+                    path.replace(folder / path.name)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write to {folder} ({reason}): choose another folder") from error
+
+
+def _replace_masks(new: Path, old: Path) -> None:
+    old.mkdir(exist_ok=True)
+    kept = {mask.name for mask in new.iterdir()}
+    for name in kept:
+        (new / name).replace(old / name)
+    for path in old.iterdir():
+        if re.fullmatch(r"\d{3,}\.png", path.name) and path.name not in kept:
+            path.unlink()  # a mask of an earlier run
+
+
+def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:
+    encoded = coco.encode(np.asfortranarray(binary_mask(record).view(np.uint8)))
+    return {
+        **{name: _plain(value) for name, value in record.items()},
+        "id": number,
+        "image_id": 1,
+        "category_id": _CATEGORY["id"],
+        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
+        "area": int(coco.area(encoded)),
+        "bbox": coco.toBbox(encoded).tolist(),
+        "iscrowd": 0,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What json can hold: it has no NaN, the stability score of an empty mask."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write_masks(folder: Path, records: Sequence[dict[str, Any]]) -> None:
+    folder.mkdir()
+    for number, record in enumerate(records, 1):
+        _write_picture(folder / f"{number:03d}.png", binary_mask(record).view(np.uint8) * 255)
+
+
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write HxW greys or HxWx3 RGB, in the format of the path's suffix."""
+    _, encoded = cv2.imencode(path.suffix, picture[..., ::-1] if picture.ndim == 3 else picture)
+    path.write_bytes(encoded.tobytes())

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from expedit_sam.cli import app
+
+
+def program(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
+    command = ["-c", code] if code else ["-m", "expedit_sam", *arguments]
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "masks", "predict", "models", "models list", "models download"],
+)
+def test_help_fits_a_screen(run: Callable, command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert "Example" in result.stdout
+    assert "expedit-sam" in result.stdout
+
+
+def test_the_program_itself(tmp_path: Path) -> None:
+    result = program("masks", str(tmp_path / "missing.jpg"))
+    assert result.returncode == 2
+    assert result.stdout == ""
+    missing = tmp_path / "missing.jpg"
+    assert result.stderr == f"error: {missing} does not exist: check the image's path\n"
+
+
+def test_help_does_not_wait_for_pytorch() -> None:
+    result = program(code="import sys, expedit_sam.cli; print('torch' in sys.modules)")
+    assert result.stdout == "False\n"
+
+
+def test_version(run: Callable) -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("expedit-sam")
+
+
+def test_no_command_shows_help(run: Callable) -> None:
+    assert "Commands:" in run().output
+
+
+def stopped_by(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """Exit code and standard error of a command in which an error comes up."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("expedit_sam.prompts.parse_points", fail)
+    result = CliRunner().invoke(app, ["predict", "photo.png", "--point", "1,1"])
+    return result.exit_code, result.stderr
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stopped_by(KeyboardInterrupt(), monkeypatch) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "out/x"), "error: out/x: No space left\n"),
+        (OSError("encoder error"), "error: encoder error\n"),
+        (OSError(errno.EIO, "I/O error"), "error: I/O error\n"),
+    ],
+)
+def test_faults_of_the_system_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, line: str
+) -> None:
+    assert stopped_by(error, monkeypatch) == (2, line)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nsee the manual"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    code, line = stopped_by(error, monkeypatch)
+    assert code == 2
+    assert line.startswith("error: out of memory: try")
+    assert line.count("\n") == 1
+
+
+def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("expedit_sam.prompts.parse_points", fail)
+    result = CliRunner().invoke(app, ["predict", "photo.png", "--point", "1,1"])
+    assert isinstance(result.exception, RuntimeError)
+    assert result.exc_info is not None

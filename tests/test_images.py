@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from expedit_sam.errors import InputError
+from expedit_sam.images import find_images, read_image
+
+
+def saved(path: Path, pixels: np.ndarray, mode: str | None = None, **options: object) -> Path:
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path, **options)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """The one line that says why a file cannot be read; it names the file."""
+    with pytest.raises(InputError) as caught:
+        read_image(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+# --- kinds of pixels -----------------------------------------------------------------------
+
+
+def test_rgb_is_read_as_it_is(tmp_path: Path, photo: np.ndarray) -> None:
+    image = read_image(saved(tmp_path / "photo.png", photo))
+    np.testing.assert_array_equal(image, photo)
+    assert image.flags.c_contiguous
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    grey = np.arange(0, 2**16, 257, dtype=np.uint16).reshape(16, 16)
+    image = read_image(saved(tmp_path / "grey.png", grey))
+    np.testing.assert_array_equal(image, (grey // 257).astype(np.uint8)[..., None].repeat(3, 2))
+
+
+def test_grey_without_a_range_spans_black_to_white(tmp_path: Path) -> None:
+    depth = np.array([[-3.0, 1.0], [2.0, 7.0]], dtype=np.float32)
+    image = read_image(saved(tmp_path / "depth.tif", depth))
+    assert image[..., 0].tolist() == [[0, 102], [128, 255]]
+
+
+def test_grey_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    depth = np.array([[np.nan, 1.0]], dtype=np.float32)
+    assert "NaN" in refusal(saved(tmp_path / "depth.tif", depth))
+
+
+def test_constant_grey_without_a_range_is_read(tmp_path: Path) -> None:
+    assert read_image(saved(tmp_path / "flat.tif", np.full((2, 3), 5, np.int32))).shape == (2, 3, 3)
+
+
+def test_one_bit(tmp_path: Path) -> None:
+    image = read_image(saved(tmp_path / "bits.png", np.array([[True, False]])))
+    assert image.tolist() == [[[255] * 3, [0] * 3]]
+
+
+def test_cmyk_looks_like_the_original(tmp_path: Path, photo: np.ndarray) -> None:
+    image = read_image(saved(tmp_path / "print.jpg", photo, "CMYK", quality=95))
+    assert np.abs(image.astype(int) - photo).mean() < 8
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_is_laid_on_white(tmp_path: Path, mode: str) -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    suffix = "tif" if mode == "PA" else "png"
+    path = tmp_path / f"picture.{suffix}"
+    (image if mode == "RGBA" else image.convert(mode)).save(path)
+    assert read_image(path).tolist() == [[[0] * 3, [255] * 3]]
+
+
+def test_half_transparent_is_mixed_with_white(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.new("RGBA", (1, 1), (255, 0, 0, 128)).save(path)
+    assert read_image(path)[0, 0].tolist() == [255, 127, 127]
+
+
+def test_palette(tmp_path: Path) -> None:
+    colors = np.array([[[255, 0, 0], [0, 0, 255]]], dtype=np.uint8)
+    image = read_image(saved(tmp_path / "two.png", colors, "P"))
+    np.testing.assert_allclose(image, colors, atol=8)
+
+
+def test_palette_with_a_transparent_colour(tmp_path: Path) -> None:
+    path = tmp_path / "two.png"
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    image.save(path, transparency=1)
+    assert read_image(path).tolist() == [[[255, 0, 0], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    seen = np.zeros((24, 40, 3), np.uint8)
+    seen[:8, :8] = 255  # white in the top left corner, as a person is to see it
+    undo = {1: seen, 2: seen[:, ::-1], 3: seen[::-1, ::-1], 4: seen[::-1]}
+    turned = seen.transpose(1, 0, 2)
+    undo |= {5: turned, 6: turned[::-1], 7: turned[::-1, ::-1], 8: turned[:, ::-1]}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(undo[orientation])
+    image = read_image(saved(tmp_path / "turned.jpg", stored, exif=exif, quality=95))
+    assert image.shape == seen.shape
+    assert np.abs(image.astype(int) - seen).mean() < 8
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 3), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "moving.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_thin_images(tmp_path: Path, size: tuple[int, int]) -> None:
+    assert (
+        read_image(saved(tmp_path / "thin.png", np.zeros((*size, 3), np.uint8))).shape[:2] == size
+    )
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
+def test_png_survives_unchanged(
+    tmp_path_factory: pytest.TempPathFactory, pixels: np.ndarray
+) -> None:
+    path = saved(tmp_path_factory.mktemp("png") / "image.png", pixels)
+    np.testing.assert_array_equal(read_image(path), pixels)
+
+
+# --- what is no image ----------------------------------------------------------------------
+
+
+def test_missing(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "missing.jpg")
+
+
+def test_folder(tmp_path: Path) -> None:
+    assert "is a folder" in refusal(tmp_path)
+
+
+def test_text_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jpg"
+    path.write_text("these are notes\n")
+    assert "convert it" in refusal(path)
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jpg"
+    path.touch()
+    assert "empty" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tif", "webp", "bmp"])
+def test_truncated(tmp_path: Path, photo: np.ndarray, suffix: str) -> None:
+    whole = saved(tmp_path / f"whole.{suffix}", photo).read_bytes()
+    path = tmp_path / f"half.{suffix}"
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "get it again" in refusal(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    suffix = data.draw(st.sampled_from(["jpg", "png", "tif"]))
+    path = saved(tmp_path_factory.mktemp("damaged") / f"x.{suffix}", np.zeros((9, 9, 3), np.uint8))
+    content = bytearray(path.read_bytes())
+    for _ in range(3):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with suppress(InputError):
+        assert read_image(path).dtype == np.uint8
+
+
+def test_large_photographs_are_ordinary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "large.png", np.zeros((90, 120, 3), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 120 - 1)  # stands for 12000x9000
+    assert read_image(path).shape == (90, 120, 3)
+
+
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "bomb.png", np.zeros((90, 120, 3), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 120 // 2 - 1)
+    assert "too many pixels" in refusal(path)
+
+
+# --- finding images ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    files = ("b.jpg", "a.PNG", "notes.txt", "sub/c.jpeg", ".hidden.jpg", ".git/d.png", "out/e.png")
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def test_folders_are_searched_in_order(tree: Path) -> None:
+    found = [path.relative_to(tree).as_posix() for path in find_images([tree])]
+    assert found == ["a.PNG", "b.jpg", "out/e.png", "sub/c.jpeg"]
+
+
+def test_results_are_not_searched(tree: Path) -> None:
+    names = {path.name for path in find_images([tree], without=tree / "sub" / ".." / "out")}
+    assert names == {"a.PNG", "b.jpg", "c.jpeg"}
+
+
+def test_a_named_folder_is_searched_even_if_results_go_there(tree: Path) -> None:
+    assert [path.name for path in find_images([tree / "out"], without=tree / "out")] == ["e.png"]
+
+
+def test_a_named_file_is_taken_whatever_its_suffix(tree: Path) -> None:
+    assert find_images([tree / "notes.txt"]) == [tree / "notes.txt"]
+
+
+def test_nothing_is_found_twice(tree: Path) -> None:
+    assert len(find_images([tree / "b.jpg", tree, tree / "sub", tree / "sub" / "c.jpeg"])) == 4
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing\.jpg does not exist"):
+        find_images([tmp_path / "nothing.jpg"])
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="no images in"):
+        find_images([tmp_path])
+
+
+def test_no_paths() -> None:
+    with pytest.raises(InputError, match="no images"):
+        find_images([])

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+from pycocotools.coco import COCO
+
+from expedit_sam import results
+from expedit_sam.errors import InputError
+from expedit_sam.results import check_formats, prepare_folder, result_names, write_results
+
+SIZE = (30, 40)
+
+
+def boxes(count: int) -> list[dict]:
+    """Records of masks that are boxes of different sizes."""
+    records = []
+    for index in range(count):
+        mask = np.zeros(SIZE, bool)
+        mask[index : 2 * index + 3, 5 : 12 + index] = True
+        records.append({"segmentation": mask, "predicted_iou": 0.5, "stability_score": 0.25})
+    return records
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_json_is_what_pycocotools_loads(tmp_path: Path) -> None:
+    records = boxes(3)
+    write_results(tmp_path, "photo", "in/photo.jpg", SIZE, records)
+    loaded = COCO(tmp_path / "photo.json")
+    (image,) = loaded.loadImgs(loaded.getImgIds())
+    assert image["file_name"] == "in/photo.jpg"
+    assert (image["height"], image["width"]) == SIZE
+    assert loaded.getCatIds() == [1]
+    annotations = loaded.loadAnns(loaded.getAnnIds(imgIds=image["id"], iscrowd=False))
+    assert [annotation["id"] for annotation in annotations] == [1, 2, 3]
+    for annotation, record in zip(annotations, records, strict=True):
+        mask = loaded.annToMask(annotation)
+        np.testing.assert_array_equal(mask, record["segmentation"])
+        assert annotation["area"] == mask.sum()
+        assert annotation["predicted_iou"] == 0.5
+        assert annotation["stability_score"] == 0.25
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)))
+def test_box_and_area_are_of_the_mask(mask: np.ndarray) -> None:
+    document = results.coco_document("x.png", mask.shape, [{"segmentation": mask}])
+    (annotation,) = json.loads(json.dumps(document))["annotations"]
+    x, y, width, height = map(int, annotation["bbox"])
+    assert annotation["area"] == mask.sum()
+    assert mask[y : y + height, x : x + width].sum() == mask.sum()
+    if mask.any():
+        assert [height, width] == (np.ptp(np.nonzero(mask), axis=1) + 1).tolist()
+
+
+def test_pngs_are_numbered_as_in_the_json(tmp_path: Path) -> None:
+    records = boxes(2)
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, records)
+    assert names(tmp_path) == [
+        "photo.json",
+        "photo_masks",
+        "photo_masks/001.png",
+        "photo_masks/002.png",
+    ]
+    for number, record in enumerate(records, 1):
+        with Image.open(tmp_path / "photo_masks" / f"{number:03d}.png") as mask:
+            assert mask.mode == "L"
+            np.testing.assert_array_equal(np.asarray(mask), 255 * record["segmentation"])
+
+
+def test_only_what_is_asked_for(tmp_path: Path) -> None:
+    written = write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(1), formats=["coco"])
+    assert written == [tmp_path / "photo.json"]
+    assert names(tmp_path) == ["photo.json"]
+
+
+def test_overlay_and_logits(tmp_path: Path) -> None:
+    picture = np.full((*SIZE, 3), (200, 100, 0), np.uint8)
+    logits = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    written = write_results(
+        tmp_path, "photo", "photo.jpg", SIZE, [], formats=[], overlay=picture, logits=logits
+    )
+    assert written == [tmp_path / "photo_logits.npy", tmp_path / "photo_overlay.jpg"]
+    np.testing.assert_array_equal(np.load(tmp_path / "photo_logits.npy"), logits)
+    with Image.open(tmp_path / "photo_overlay.jpg") as image:
+        np.testing.assert_allclose(np.asarray(image), picture, atol=4)
+
+
+def test_pictures_too_long_for_jpeg_become_png(tmp_path: Path) -> None:
+    long = np.zeros((1, 70_000, 3), np.uint8)
+    (written,) = write_results(tmp_path, "x", "x.png", (1, 70_000), [], formats=[], overlay=long)
+    assert written.name == "x_overlay.png"
+
+
+def test_no_masks_are_a_result(tmp_path: Path) -> None:
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, [])
+    assert COCO(tmp_path / "photo.json").getAnnIds() == []
+    assert names(tmp_path) == ["photo.json", "photo_masks"]
+
+
+def test_scores_that_are_not_numbers_are_null(tmp_path: Path) -> None:
+    record = {"segmentation": np.zeros(SIZE, bool), "stability_score": float("nan")}
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, [record])
+    (annotation,) = json.loads((tmp_path / "photo.json").read_text())["annotations"]
+    assert annotation["stability_score"] is None
+
+
+def test_a_second_run_replaces_the_first(tmp_path: Path) -> None:
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(4))
+    (tmp_path / "photo_masks" / "mine.png").touch()
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(1))
+    assert names(tmp_path / "photo_masks") == ["001.png", "mine.png"]
+    assert len(json.loads((tmp_path / "photo.json").read_text())["annotations"]) == 1
+
+
+@pytest.mark.parametrize("broken", ["write_text", "write_bytes"])
+def test_a_full_disk_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(1))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, broken, full)
+    with pytest.raises(InputError, match=r"cannot write to .*No space left"):
+        write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(3))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert names(tmp_path) == ["photo.json", "photo_masks", "photo_masks/001.png"]
+
+
+def test_images_of_one_name_get_different_names() -> None:
+    files = ["a/cat.jpg", "b/cat.jpg", "b/Cat.png", "cat_2.jpg", "dog.jpg"]
+    assert result_names(map(Path, files)) == ["cat", "cat_2", "Cat_3", "cat_2_2", "dog"]
+
+
+@given(st.lists(st.text("ab_2", min_size=1, max_size=4), max_size=8))
+def test_names_are_unique(stems: list[str]) -> None:
+    given_names = result_names(Path(f"{stem}.jpg") for stem in stems)
+    assert len(set(given_names)) == len(stems)
+    assert all(name.startswith(stem) for name, stem in zip(given_names, stems, strict=True))
+
+
+def test_formats() -> None:
+    assert check_formats(["coco", " png"]) == ["coco", "png"]
+    with pytest.raises(InputError, match="'gif'"):
+        check_formats(["coco", "gif"])
+
+
+def test_folder_is_made(tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "a" / "b")
+    assert names(tmp_path) == ["a", "a/b"]
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="choose another folder"):
+            prepare_folder(folder)
