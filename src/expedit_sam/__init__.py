@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from expedit_sam.build import build_sam
     from expedit_sam.everything import SamAutomaticMaskGenerator
-    from expedit_sam.expedite import expedite
     from expedit_sam.hourglass import Hourglass
+    from expedit_sam.model.expedite import expedite
     from expedit_sam.predictor import SamPredictor
 
 __all__ = ["Hourglass", "SamAutomaticMaskGenerator", "SamPredictor", "build_sam", "expedite"]
@@ -20,7 +20,7 @@ _HOMES = {
     "SamAutomaticMaskGenerator": "expedit_sam.everything",
     "SamPredictor": "expedit_sam.predictor",
     "build_sam": "expedit_sam.build",
-    "expedite": "expedit_sam.expedite",
+    "expedite": "expedit_sam.model.expedite",
 }
 
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from expedit_sam.hourglass.settings import Hourglass
-from expedit_sam.model.architectures import ARCHITECTURES, new_sam
 from expedit_sam.model.image_encoder import ImageEncoderViT
 from expedit_sam.model.sam import Sam
-from tests.conftest import golden_file, golden_sam, randomized
+from tests.conftest import golden_file, golden_sam
 
 
 @pytest.mark.parametrize("name", ["even", "padded"])
@@ -75,36 +74,3 @@ def test_an_image_does_not_depend_on_its_batch(tiny_sam: Sam, hourglass: Hourgla
 def test_an_image_size_that_the_patch_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="img_size 100 is no multiple of patch_size 16"):
         ImageEncoderViT(img_size=100, patch_size=16)
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_vit_b_equals_transformers() -> None:
-    transformers = pytest.importorskip("transformers")
-    theirs = transformers.SamModel(transformers.SamConfig()).eval()
-    ours = randomized(new_sam(ARCHITECTURES["vit_b"]))
-    theirs.vision_encoder.load_state_dict(_renamed(ours.image_encoder.state_dict()))
-    pixels = torch.randn(1, 3, 1024, 1024)
-    expected = theirs.vision_encoder(pixels).last_hidden_state
-    embedding = ours.image_encoder(pixels)
-    torch.testing.assert_close(embedding, expected, rtol=0, atol=1e-4 * expected.abs().max())
-
-
-def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Official names of the image encoder to those of transformers."""
-    names = {
-        "patch_embed.proj": "patch_embed.projection",
-        "blocks.": "layers.",
-        "norm1.": "layer_norm1.",
-        "norm2.": "layer_norm2.",
-        "neck.0": "neck.conv1",
-        "neck.1": "neck.layer_norm1",
-        "neck.2": "neck.conv2",
-        "neck.3": "neck.layer_norm2",
-    }
-    renamed = {}
-    for key, value in state.items():
-        for ours, theirs in names.items():
-            key = key.replace(ours, theirs)
-        renamed[key] = value
-    return renamed

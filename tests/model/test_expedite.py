@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from expedit_sam.errors import InputError
-from expedit_sam.expedite import expedite
 from expedit_sam.hourglass.settings import PRESETS, Hourglass
+from expedit_sam.model.expedite import expedite
 from expedit_sam.model.sam import Sam
 
 

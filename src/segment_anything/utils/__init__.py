@@ -1,0 +1,1 @@
+"""Helpers, under the original's names."""

@@ -1,0 +1,5 @@
+"""Between image and network coordinates, under the original's name."""
+
+from expedit_sam.transforms import ResizeLongestSide
+
+__all__ = ["ResizeLongestSide"]
