@@ -51,3 +51,17 @@ def test_forward_equals_the_predictor(tiny_sam: Sam, photo) -> None:
     torch.testing.assert_close(output["iou_predictions"], iou, rtol=1e-3, atol=1e-3)
     assert (output["masks"] == masks).float().mean() > 0.999
     assert empty["masks"].shape == (1, 3, 150, 221)
+
+
+def test_reduced_precision_works_and_trains(tiny_sam: Sam) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embedding = tiny_sam.image_encoder(torch.randn(1, 3, 320, 320))
+        prompts = (torch.rand(3, 2, 2) * 320, torch.ones(3, 2))
+        sparse, dense = tiny_sam.prompt_encoder(prompts, None, None)
+        positions = tiny_sam.prompt_encoder.get_dense_pe()
+        masks, iou = tiny_sam.mask_decoder(embedding, positions, sparse, dense, True)
+    (masks.float().mean() + iou.float().mean()).backward()
+    for name, parameter in tiny_sam.named_parameters():
+        if name.startswith(("image_encoder", "mask_decoder.transformer")):
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from expedit_sam.cli.bench import bench
 from expedit_sam.cli.masks import masks
 from expedit_sam.cli.models import models
 from expedit_sam.cli.predict import predict
@@ -60,6 +61,7 @@ app = typer.Typer(
 )
 app.command()(masks)
 app.command()(predict)
+app.command()(bench)
 app.add_typer(models, name="models")
 
 

@@ -1,0 +1,68 @@
+"""How far each hourglass setting moves the image encoder's last tokens, without any labels.
+
+    python benchmarks/hourglass_error.py FOLDER [--images 10]
+
+For each setting: the relative error |tokens - exact tokens| / |exact tokens|, mean over the images,
+for the embedded vit_s, a plain DINOv2 ViT-S. Lower is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from expedit_sam import Hourglass, SamPredictor, build_sam, expedite
+from expedit_sam.images import find_images, read_image
+
+OURS = Hourglass(location=3, clusters=81)
+PUBLISHED = replace(
+    OURS, temperature=0.01, reconstruction_neighbors=20, scale_free=False, size_aware=False
+)
+SCALE_FREE = replace(PUBLISHED, scale_free=True, temperature=10.0)
+SETTINGS = {
+    "published: temperature 0.01": PUBLISHED,
+    "scale-free temperature, 10": SCALE_FREE,
+    "and clusters count by their size": replace(SCALE_FREE, size_aware=True),
+    "and temperature 30": replace(SCALE_FREE, size_aware=True, temperature=30.0),
+    "and rebuilt from 4 neighbours: the default": OURS,
+    "default, 2 iterations": replace(OURS, iterations=2),
+    "default, 10 iterations": replace(OURS, iterations=10),
+    "default, from block 6": replace(OURS, location=6),
+    "published, from block 6": replace(PUBLISHED, location=6),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=10)
+    options = parser.parse_args()
+
+    predictor = SamPredictor(build_sam())
+    predictor.model.image_encoder.neck = nn.Identity()
+    errors: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    for path in find_images([options.folder])[: options.images]:
+        image = read_image(path)
+        exact = tokens(predictor, image, None)
+        for name, setting in SETTINGS.items():
+            moved = tokens(predictor, image, setting) - exact
+            errors[name].append((moved.norm() / exact.norm()).item())
+    print("| setting, 81 clusters from block 3 of 12 | relative error |\n| --- | --- |")
+    for name, values in errors.items():
+        print(f"| {name} | {np.mean(values):.3f} |")
+
+
+@torch.no_grad()
+def tokens(predictor: SamPredictor, image: np.ndarray, setting: Hourglass | None) -> Tensor:
+    expedite(predictor.model, setting)
+    predictor.set_image(image)
+    return predictor.get_image_embedding()
+
+
+if __name__ == "__main__":
+    main()

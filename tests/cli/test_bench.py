@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from expedit_sam.cli.commands import app
+
+
+@pytest.mark.usefixtures("tiny_vit_s")
+def test_a_row_for_every_setting() -> None:
+    result = CliRunner().invoke(
+        app, ["bench", "--checkpoint", "random", "--repeats", "1", "--device", "cpu"]
+    )
+    assert result.exit_code == 0, result.output
+    for name in ("exact", "quality", "balanced", "fast"):
+        assert name in result.output
+    assert "vit_s on cpu, 1800x1200 pixels" in result.output
+
+
+def test_an_image_that_is_none_is_one_line() -> None:
+    result = CliRunner().invoke(app, ["bench", "nowhere.jpg"])
+    assert result.exit_code == 2
+    assert "nowhere.jpg" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
