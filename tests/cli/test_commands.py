@@ -20,7 +20,7 @@ def program(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize(
     "command",
-    ["", "masks", "predict", "models", "models list", "models download"],
+    ["", "masks", "predict", "evaluate", "models", "models list", "models download"],
 )
 def test_help_fits_a_screen(run: Callable, command: str) -> None:
     result = run(*command.split(), "--help")

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from expedit_sam.cli.bench import bench
+from expedit_sam.cli.evaluate import evaluate
 from expedit_sam.cli.masks import masks
 from expedit_sam.cli.models import models
 from expedit_sam.cli.predict import predict
@@ -62,6 +63,7 @@ app = typer.Typer(
 app.command()(masks)
 app.command()(predict)
 app.command()(bench)
+app.command()(evaluate)
 app.add_typer(models, name="models")
 
 

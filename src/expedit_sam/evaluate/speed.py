@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def measure_speed(
     *,
     repeats: int = 3,
     everything: Mapping[str, object] | None = None,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[], object] = lambda: None,
 ) -> dict[str, Speed]:
     """Time every setting; settings take turns, so that a machine's moods fall on all alike.
 
@@ -60,14 +61,14 @@ def measure_speed(
     came_with = sam.image_encoder.hourglass
     predictor = SamPredictor(sam)
     generator = None if everything is None else SamAutomaticMaskGenerator(sam, **everything)  # type: ignore[arg-type]
+    points = _points(sam)
     seconds: dict[str, list[Sequence[float]]] = {name: [] for name in settings}
     try:
         for turn in range(repeats + 1):
             for name, setting in settings.items():
                 expedite(sam, setting)
                 stages = [_seconds(lambda: predictor.set_image(image), sam.device)]
-                points = _points(sam)
-                stages.append(_seconds(lambda p=points: predictor.predict_low_res(*p), sam.device))
+                stages.append(_seconds(partial(predictor.predict_low_res, *points), sam.device))
                 if generator is not None:
                     stages.append(_seconds(lambda: generator.generate(image), sam.device))
                 if turn > 0:

@@ -1,0 +1,120 @@
+"""``expedit-sam evaluate``: what speed settings cost in quality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expedit_sam.cli.network import (
+    CheckpointOption,
+    DeviceOption,
+    ModelOption,
+    OutOption,
+    load_network,
+)
+
+
+def evaluate(
+    data: Annotated[Path, typer.Argument(metavar="DATA", hidden=True)],
+    model: ModelOption = "vit_s",
+    checkpoint: CheckpointOption = None,
+    speed: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIST", help="Presets, or one setting like the example's."),
+    ] = None,
+    prompts: Annotated[
+        str,
+        typer.Option(metavar="LIST", help="Also 'everything', which is slow."),
+    ] = "click,clicks3,clicks5,box,jittered-box",
+    baselines: Annotated[
+        str, typer.Option(metavar="LIST", help="grabcut, slic, felzenszwalb.")
+    ] = "",
+    images: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="So many images, drawn by seed.")
+    ] = None,
+    regions: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most so many regions of each.")
+    ] = None,
+    image_folder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The images of a COCO json.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of all that is drawn.")] = 0,
+    out: OutOption = Path("evaluation"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure quality and time of speed settings on images with known regions.
+
+    DATA is a COCO json, or a folder of images with NAME.png (a label map) or
+    NAME.npz (as in BSDS500) beside them. Writes report.md, report.json and
+    report.png. A run that was stopped goes on where it was.
+
+    \b
+    Example: two presets, a setting and the published method, on 20 images
+      expedit-sam evaluate bsds500/val --images 20 --speed balanced,fast
+        --speed location=6,clusters=81 --speed published:location=6,clusters=81
+    """
+    from importlib.util import find_spec
+
+    from expedit_sam.errors import InputError
+    from expedit_sam.results import prepare_folder
+
+    if not (find_spec("matplotlib") and find_spec("skimage")):
+        raise InputError(
+            "evaluate needs matplotlib and scikit-image: pip install 'expedit-sam[evaluate]'"
+        )
+    prepare_folder(out)
+
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from expedit_sam.evaluate.baselines import find_baselines
+    from expedit_sam.evaluate.contenders import networks_at
+    from expedit_sam.evaluate.costs import encoder_cost
+    from expedit_sam.evaluate.datasets import draw_examples, find_examples
+    from expedit_sam.evaluate.prompts import check_kinds
+    from expedit_sam.evaluate.report import summarize, tables, write_report
+    from expedit_sam.evaluate.run import evaluate as measure
+    from expedit_sam.evaluate.settings import parse_settings
+    from expedit_sam.everything.recommended import RECOMMENDED
+
+    kinds = check_kinds(_names(prompts))
+    settings = parse_settings(speed or ["exact,quality,balanced,fast"])
+    others = find_baselines(_names(baselines))
+    examples = draw_examples(find_examples(data, image_folder), images, seed)
+    sam = load_network(model, checkpoint, "exact", device)
+    costs = {name: encoder_cost(sam.image_encoder, value) for name, value in settings.items()}
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        bar = bars.add_task("evaluating")
+        results = measure(
+            networks_at(sam, settings, RECOMMENDED[model]),
+            others,
+            examples,
+            kinds,
+            out / "records",
+            seed=seed,
+            regions=regions,
+            on_progress=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    summary = summarize(results, seed)
+    about = {
+        "data": str(data),
+        "images": len(examples),
+        "regions": sum(len(one[kinds[0]].get("iou", ())) for one in results["exact"]),
+        "model": model,
+        "checkpoint": checkpoint,
+        "seed": seed,
+        "device": str(sam.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    written = write_report(out, summary, costs, about)
+    typer.echo(tables(summary, costs))
+    typer.echo(f"written: {', '.join(map(str, written))}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

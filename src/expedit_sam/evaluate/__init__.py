@@ -1,0 +1,1 @@
+"""What a setting costs and what it keeps: quality and speed, measured."""

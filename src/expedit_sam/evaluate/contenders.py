@@ -1,0 +1,185 @@
+"""What is compared: one network at several settings, and classical methods beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import expedit_sam
+from expedit_sam.evaluate.prompts import EVERYTHING, KINDS
+from expedit_sam.everything import SamAutomaticMaskGenerator
+from expedit_sam.everything.rle import Rle
+from expedit_sam.hourglass.settings import Hourglass
+from expedit_sam.model.expedite import expedite
+from expedit_sam.model.sam import Sam
+from expedit_sam.predictor import SamPredictor
+
+# Folders of code that masks depend on; the rest may change while records are kept.
+_CODE = ("model", "hourglass")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What P prompts gave.
+
+    Attributes:
+        candidates: PxMxHxW masks.
+        scores: PxM, how good the method itself thinks they are.
+        logits: Px1x4hx4w low-res logits of the best, for a further round; None for a method
+            that knows no rounds.
+    """
+
+    candidates: np.ndarray
+    scores: np.ndarray
+    logits: Tensor | None = None
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """PxHxW, of each prompt the mask that the method thinks best."""
+        return self.candidates[np.arange(len(self.scores)), self.scores.argmax(axis=1)]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """P prompts of one kind, in pixels of the image.
+
+    Attributes:
+        points: PxNx2 (x, y).
+        labels: PxN, 1 foreground and 0 background.
+        boxes: Px4 (x0, y0, x1, y1).
+        before: the answer to all points but the last, in a further round.
+    """
+
+    points: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    before: Answer | None = None
+
+
+class Contender(Protocol):
+    """A method that turns prompts into masks.
+
+    Attributes:
+        name: what it is called in the results.
+        kinds: the prompts it can take.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+
+    def identity(self, kinds: Sequence[str]) -> dict[str, Any]:
+        """All that its results for these prompts depend on, for json."""
+
+    def set_image(self, image: np.ndarray) -> None:
+        """Prepare for prompts on an HxWx3 image."""
+
+    def ask(self, prompts: Prompts) -> Answer:
+        """Masks for P prompts on that image."""
+
+    def everything(self, image: np.ndarray) -> list[Rle]:
+        """The masks of all there is in an HxWx3 image, from the start."""
+
+
+class Network:
+    """One network at one setting; several of them may share it.
+
+    Arguments:
+        name: what the setting is called in the results.
+        sam: the network; its speed changes as this is used.
+        setting: None is the exact network.
+        digest: of its weights.
+        everything: arguments of ``SamAutomaticMaskGenerator``.
+    """
+
+    kinds: tuple[str, ...] = KINDS
+
+    def __init__(
+        self,
+        name: str,
+        sam: Sam,
+        setting: Hourglass | None,
+        digest: str,
+        everything: Mapping[str, Any],
+    ) -> None:
+        self.name, self.sam, self.setting = name, sam, setting
+        self._digest, self._everything = digest, dict(everything)
+        self._predictor = SamPredictor(sam)
+        self._generator = SamAutomaticMaskGenerator(sam, output_mode="coco_rle", **everything)
+
+    def identity(self, kinds: Sequence[str]) -> dict[str, Any]:
+        asks_everything = EVERYTHING in kinds
+        return {
+            "weights": self._digest,
+            "setting": None if self.setting is None else asdict(self.setting),
+            "everything": self._everything if asks_everything else None,
+            "code": _code_digest([*_CODE, "everything"] if asks_everything else _CODE),
+            "device": str(self.sam.device),
+            "threads": torch.get_num_threads(),
+        }
+
+    def set_image(self, image: np.ndarray) -> None:
+        expedite(self.sam, self.setting)
+        self._predictor.set_image(image)
+        if self.sam.device.type == "cuda":
+            torch.cuda.synchronize(self.sam.device)
+
+    def ask(self, prompts: Prompts) -> Answer:
+        # A single click may mean a thing, its part or the whole; any more says which.
+        ambiguous = prompts.points is not None and prompts.points.shape[1] == 1
+        labels = prompts.labels
+        masks, scores, logits = self._predictor.predict_torch(
+            self._scaled(prompts.points),
+            None if labels is None else torch.as_tensor(labels, device=self.sam.device),
+            self._scaled(prompts.boxes),
+            None if prompts.before is None else prompts.before.logits,
+            multimask_output=ambiguous,
+        )
+        best = logits[torch.arange(len(logits)), scores.argmax(dim=1)][:, None]
+        return Answer(masks.cpu().numpy(), scores.cpu().numpy(), best)
+
+    def everything(self, image: np.ndarray) -> list[Rle]:
+        expedite(self.sam, self.setting)
+        return [record["segmentation"] for record in self._generator.generate(image)]
+
+    def _scaled(self, places: np.ndarray | None) -> Tensor | None:
+        """PxNx2 points or Px4 boxes in the network's pixels."""
+        if places is None:
+            return None
+        pairs = places.reshape(-1, 2)
+        scaled = self._predictor.transform.apply_coords(pairs, self._predictor.original_size)
+        return torch.as_tensor(
+            scaled.reshape(places.shape), dtype=torch.float, device=self.sam.device
+        )
+
+
+def networks_at(
+    sam: Sam, settings: Mapping[str, Hourglass | None], everything: Mapping[str, Any]
+) -> list[Network]:
+    """One network at several settings, by their names."""
+    digest = _weights_digest(sam)
+    return [Network(name, sam, setting, digest, everything) for name, setting in settings.items()]
+
+
+def _weights_digest(sam: Sam) -> str:
+    """A hash of all the weights and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sam.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _code_digest(folders: Sequence[str]) -> str:
+    """A hash of the package's code in these folders: after a change all is measured anew."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted((Path(expedit_sam.__file__).parent / folder).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,59 @@
+"""What the image encoder computes at a setting, counted and not timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from expedit_sam.hourglass.settings import Hourglass
+from expedit_sam.model.expedite import expedite
+from expedit_sam.model.image_encoder import ImageEncoderViT
+
+
+@dataclass(frozen=True)
+class EncoderCost:
+    """The work of encoding one image.
+
+    Attributes:
+        multiply_adds: of all matrix products and convolutions, clustering included.
+        tokens: how many tokens each block runs on.
+    """
+
+    multiply_adds: int
+    tokens: list[int]
+
+
+@torch.no_grad()
+def encoder_cost(encoder: ImageEncoderViT, setting: Hourglass | None) -> EncoderCost:
+    """Count what a setting costs, on tensors that have shapes and no values."""
+    came_with = encoder.hourglass
+    tokens = [0] * len(encoder.blocks)
+
+    def count(number: int, x: Tensor) -> None:
+        tokens[number] += x.shape[1] * x.shape[2]  # windowed blocks may come in bands
+
+    hooks = [
+        block.get_submodule("norm1").register_forward_pre_hook(
+            lambda _, inputs, number=number: count(number, inputs[0])
+        )
+        for number, block in enumerate(encoder.blocks)
+    ]
+    try:
+        expedite(encoder, setting)
+        with FlopCounterMode(display=False) as counter:
+            _run_on_shapes(encoder)
+    finally:
+        expedite(encoder, came_with)
+        for hook in hooks:
+            hook.remove()
+    return EncoderCost(counter.get_total_flops() // 2, tokens)
+
+
+def _run_on_shapes(encoder: ImageEncoderViT) -> None:
+    shapes = {name: tensor.to("meta") for name, tensor in encoder.state_dict().items()}
+    side = encoder.img_size
+    functional_call(encoder, shapes, (torch.empty(1, 3, side, side, device="meta"),))

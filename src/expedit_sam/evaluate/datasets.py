@@ -1,0 +1,177 @@
+"""Images with known regions: bsds500, COCO's format, and folders of label maps."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from pycocotools import mask as coco
+
+from expedit_sam.errors import InputError
+from expedit_sam.everything.rle import Rle, area
+from expedit_sam.images import SUFFIXES, read_image
+
+SMALLEST_REGION = 0.001  # of the image
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with known regions, both still in their files.
+
+    Attributes:
+        image_file: the image.
+        regions_file: what its regions are read from.
+        read_regions: reads all its regions as COCO RLE.
+    """
+
+    image_file: Path
+    regions_file: Path
+    read_regions: Callable[[], Iterable[Rle]]
+
+    def read(self, at_most: int | None, seed: int) -> tuple[np.ndarray, list[Rle]]:
+        """The HxWx3 image and its regions of at least 0.1 % of it.
+
+        Arguments:
+            at_most: how many regions; of more, some are drawn.
+            seed: of the draw.
+
+        Raises:
+            InputError: a file cannot be read, or image and regions differ in size.
+        """
+        image = read_image(self.image_file)
+        height, width = image.shape[:2]
+        regions = list(self.read_regions())
+        for region in regions:
+            if list(region["size"]) != [height, width]:
+                size = "{1}x{0}".format(*region["size"])
+                raise InputError(
+                    f"{self.image_file} is {width}x{height} pixels and its regions {size}: "
+                    "give regions of this image"
+                )
+        regions = [region for region in regions if area(region) >= SMALLEST_REGION * height * width]
+        if at_most is not None:
+            drawn = self.random(seed).permutation(len(regions))[:at_most]
+            regions = [regions[i] for i in sorted(drawn)]
+        return image, regions
+
+    @property
+    def key(self) -> str:
+        """Tells it from all others."""
+        return f"{self.image_file.resolve()} {self.regions_file.resolve()}"
+
+    def random(self, seed: int) -> np.random.Generator:
+        """Random numbers of this image's own, whatever the order of the images."""
+        return np.random.default_rng([seed, zlib.crc32(self.image_file.name.encode())])
+
+
+def find_examples(data: Path, image_folder: Path | None = None) -> list[Example]:
+    """The images of a dataset, in order of their names.
+
+    Arguments:
+        data: a COCO json, or a folder of images with regions beside them: ``NAME.npz`` that holds
+            ``segmentations`` (annotators x H x W region numbers, as in bsds500), or ``NAME.png``,
+            a label map (a number or colour a region, 0 or black for none).
+        image_folder: where the images of a json lie; None is the json's own folder.
+
+    Raises:
+        InputError: there is nothing of that kind.
+    """
+    if data.is_dir():
+        examples = list(_in_folder(data))
+        wanted = "images with NAME.npz or NAME.png of their regions beside them"
+    elif data.suffix.lower() == ".json":
+        examples = list(_in_coco(data, image_folder or data.parent))
+        wanted = "images with annotations"
+    else:
+        raise InputError(f"{data} is neither a folder nor a .json that exists: check the path")
+    if not examples:
+        raise InputError(f"{data} holds no {wanted}: add some, or name another dataset")
+    return examples
+
+
+def draw_examples(examples: list[Example], number: int | None, seed: int) -> list[Example]:
+    """So many of the examples in their order; a larger number adds to those of a smaller one."""
+    drawn = np.random.default_rng(seed).permutation(len(examples))[:number]
+    return [examples[i] for i in sorted(drawn)]
+
+
+def _in_folder(folder: Path) -> Iterator[Example]:
+    for image in sorted(folder.iterdir()):
+        if image.suffix.lower() not in SUFFIXES - {".png"}:
+            continue
+        for suffix, read in ((".npz", _segmentations), (".png", _label_map)):
+            regions = image.with_suffix(suffix)
+            if regions.is_file():
+                yield Example(image, regions, partial(read, regions))
+                break
+
+
+def _segmentations(file: Path) -> Iterator[Rle]:
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            annotators = stored["segmentations"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(
+            f"{file} holds no 'segmentations' (annotators x H x W region numbers)"
+        ) from error
+    for labels in annotators:
+        yield from regions_of(labels)
+
+
+def _label_map(file: Path) -> Iterator[Rle]:
+    try:
+        with Image.open(file) as picture:
+            labels = np.array(picture)
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"{file} is no label map that can be read: save it as PNG") from error
+    if labels.ndim == 3:  # a colour a region
+        labels = labels[..., :3].astype(np.int64) @ (1, 2**8, 2**16)
+    return regions_of(labels)
+
+
+def regions_of(labels: np.ndarray) -> Iterator[Rle]:
+    """A mask for each number but 0 in an HxW label map."""
+    for number in np.unique(labels):
+        if number != 0:
+            yield coco.encode(np.asfortranarray(labels == number).view(np.uint8))
+
+
+def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        regions: dict[int, list[Any]] = {image["id"]: [] for image in document["images"]}
+        for annotation in document["annotations"]:
+            if not annotation.get("iscrowd"):
+                regions[annotation["image_id"]].append(annotation["segmentation"])
+        for image in sorted(document["images"], key=lambda image: image["file_name"]):
+            if segmentations := regions[image["id"]]:
+                yield Example(
+                    image_folder / image["file_name"],
+                    file,
+                    partial(_coco_masks, image, segmentations),
+                )
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist: check the path") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file} is not in COCO's format ({type(error).__name__}: {error}): "
+            "it needs 'images' and 'annotations'"
+        ) from error
+
+
+def _coco_masks(image: dict[str, Any], segmentations: Iterable[Any]) -> Iterator[Rle]:
+    """Polygons, run lengths or RLE as RLE."""
+    for segmentation in segmentations:
+        if isinstance(segmentation, list):
+            yield coco.merge(coco.frPyObjects(segmentation, image["height"], image["width"]))
+        elif isinstance(segmentation["counts"], list):
+            yield coco.frPyObjects(segmentation, *segmentation["size"])
+        else:
+            yield segmentation

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+UNTRAINED = ("--checkpoint", "random", "--device", "cpu")
+
+pytestmark = pytest.mark.usefixtures("tiny_vit_s")
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, photo: np.ndarray) -> Path:
+    folder = tmp_path / "labelled"
+    folder.mkdir()
+    labels = np.zeros(photo.shape[:2], np.uint8)
+    labels[40:90, 60:120] = 1
+    Image.fromarray(photo).save(folder / "photo.jpg")
+    Image.fromarray(labels).save(folder / "photo.png")
+    return folder
+
+
+def test_table_json_and_plot(run: Callable, labelled: Path) -> None:
+    asked = ("--speed", "fast", "--speed", "published:location=2,clusters=49")
+    asked += ("--prompts", "click,box", "--baselines", "slic")
+    result = run("evaluate", labelled, *asked, *UNTRAINED)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert "| published:location=2,clusters=49 |" in result.stdout
+    assert "written: evaluation/report.md" in result.stdout
+    assert Path("evaluation/report.md").read_text() in result.stdout
+    assert Path("evaluation/report.png").stat().st_size > 0
+    report = json.loads(Path("evaluation/report.json").read_text())
+    assert report["about"]["images"] == 1
+    assert report["about"]["regions"] == 1
+    assert list(report["results"]) == ["exact", "fast", "published:location=2,clusters=49", "slic"]
+    assert len(list(Path("evaluation/records").iterdir())) == 4
+
+    again = run("evaluate", labelled, *asked, *UNTRAINED)
+    assert again.stdout == result.stdout  # times too: nothing was measured again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("missing",), "missing is neither a folder nor a .json"),
+        (("labelled", "--prompts", "lasso"), "no prompt is called 'lasso'"),
+        (("labelled", "--speed", "quick"), "no speed setting is called 'quick'"),
+        (("labelled", "--speed", "location=9"), "location 9 lies beyond the last block"),
+        (("labelled", "--baselines", "magic"), "no baseline is called 'magic'"),
+        (("labelled", "--out", "labelled/photo.jpg"), "cannot write to labelled/photo.jpg"),
+    ],
+)
+@pytest.mark.usefixtures("labelled")
+def test_faults(run: Callable, only_error: Callable, arguments: tuple, reason: str) -> None:
+    assert reason in only_error(run("evaluate", *arguments, *UNTRAINED))
+
+
+def test_a_missing_extra_says_how_to_install_it(
+    run: Callable, labelled: Path, only_error: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "skimage" else find_spec(name)
+    )
+    line = only_error(run("evaluate", labelled, *UNTRAINED))
+    assert "pip install 'expedit-sam[evaluate]'" in line

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from expedit_sam.errors import InputError
+from expedit_sam.evaluate.datasets import Example, draw_examples, find_examples
+from expedit_sam.everything.rle import decode_mask
+from expedit_sam.images import read_image
+
+SQUARE = [60, 40, 120, 40, 120, 90, 60, 90]
+
+
+def masks(example: Example, at_most: int | None = None, seed: int = 0) -> list[np.ndarray]:
+    return [decode_mask(region) for region in example.read(at_most, seed)[1]]
+
+
+def labels(folder: Path) -> np.ndarray:
+    return np.asarray(Image.open(folder / "one.png"))
+
+
+def test_label_maps(labelled: Path) -> None:
+    examples = find_examples(labelled)
+    assert [example.image_file.name for example in examples] == ["one.jpg", "two.jpg"]
+    image, _ = examples[0].read(None, 0)
+    np.testing.assert_array_equal(image, read_image(labelled / "one.jpg"))
+    found = masks(examples[0])
+    assert len(found) == 2  # neither the background nor a region of less than 0.1 %
+    for number, mask in enumerate(found, 1):
+        np.testing.assert_array_equal(mask, labels(labelled) == number)
+
+
+def test_colours_as_labels(labelled: Path) -> None:
+    palette = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 1]], np.uint8)
+    numbers = labels(labelled)
+    Image.fromarray(palette[numbers]).save(labelled / "one.png")
+    found = masks(find_examples(labelled)[0])
+    assert sorted(mask.sum() for mask in found) == [(numbers == 2).sum(), (numbers == 1).sum()]
+
+
+def test_regions_of_several_annotators(labelled: Path) -> None:
+    numbers = labels(labelled).astype(np.uint16)
+    np.savez(labelled / "one.npz", segmentations=np.stack([numbers, numbers + 1]))
+    assert [mask.sum() for mask in masks(find_examples(labelled)[0])] == [
+        *[(numbers == n).sum() for n in (1, 2)],
+        *[(numbers == n).sum() for n in (0, 1, 2)],
+    ]
+
+
+def test_regions_are_drawn_by_seed(labelled: Path) -> None:
+    example = find_examples(labelled)[0]
+    drawn = {masks(example, 1, seed)[0].sum() for seed in range(20)}
+    assert drawn == {(labels(labelled) == n).sum() for n in (1, 2)}
+    np.testing.assert_array_equal(masks(example, 1, 5), masks(example, 1, 5))
+
+
+def coco_json(folder: Path, **changes: object) -> Path:
+    mask = np.zeros((150, 221), np.uint8)
+    mask[40:90, 60:120] = 1
+    packed = coco.encode(np.asfortranarray(mask))
+    runs = {"size": [150, 221], "counts": [60 * 150 + 40, 50, 150 * 221 - 60 * 150 - 90]}
+    segmentations = [
+        [SQUARE],
+        {"size": packed["size"], "counts": packed["counts"].decode()},
+        runs,
+        [SQUARE],
+    ]
+    document = {
+        "images": [{"id": 7, "file_name": "one.jpg", "height": 150, "width": 221}],
+        "annotations": [
+            {"id": i, "image_id": 7, "segmentation": segmentation, "iscrowd": int(i == 3)}
+            for i, segmentation in enumerate(segmentations)
+        ],
+    }
+    file = folder / "instances.json"
+    file.write_text(json.dumps(document | changes))
+    return file
+
+
+def test_coco(labelled: Path) -> None:
+    (example,) = find_examples(coco_json(labelled))
+    areas = [mask.sum() for mask in masks(example)]
+    assert areas == [3000, 3000, 50]  # no crowds
+
+
+def test_coco_with_images_elsewhere(labelled: Path, tmp_path: Path) -> None:
+    (example,) = find_examples(coco_json(tmp_path), labelled)
+    assert example.image_file == labelled / "one.jpg"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda folder: folder / "missing.json", "does not exist"),
+        (lambda folder: folder / "one.jpg", "neither a folder nor a .json"),
+        (lambda folder: coco_json(folder, images="x"), "is not in COCO's format"),
+        (lambda folder: coco_json(folder, annotations=[]), "holds no images with annotations"),
+        (lambda folder: folder.parent, "holds no images with NAME.npz or NAME.png"),
+    ],
+)
+def test_no_dataset(labelled: Path, make: object, reason: str) -> None:
+    with pytest.raises(InputError, match=reason) as caught:
+        find_examples(make(labelled))  # type: ignore[operator]
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_regions(labelled: Path) -> None:
+    examples = find_examples(labelled)
+    (labelled / "one.png").write_bytes(b"no picture")
+    Image.new("L", (8, 8), 1).save(labelled / "two.png")
+    with pytest.raises(InputError, match=r"one\.png is no label map"):
+        examples[0].read(None, 0)
+    with pytest.raises(InputError, match=r"two\.jpg is 221x150 pixels and its regions 8x8"):
+        examples[1].read(None, 0)
+    (labelled / "one.npz").write_bytes(b"no arrays")
+    with pytest.raises(InputError, match=r"one\.npz holds no 'segmentations'"):
+        find_examples(labelled)[0].read(None, 0)
+
+
+def test_more_images_hold_those_of_fewer() -> None:
+    examples = [Example(Path(f"{n}.jpg"), Path(f"{n}.png"), list) for n in range(10)]
+    few, more = draw_examples(examples, 3, 1), draw_examples(examples, 6, 1)
+    assert len(few) == 3
+    assert set(few) <= set(more)
+    assert more == sorted(more, key=lambda example: example.image_file)
+    assert draw_examples(examples, None, 1) == draw_examples(examples, 99, 1) == examples
