@@ -19,6 +19,7 @@ from expedit_sam.model.mask_decoder import MaskDecoder
 from expedit_sam.model.prompt_encoder import PromptEncoder
 from expedit_sam.model.sam import Sam
 from expedit_sam.model.two_way_transformer import TwoWayTransformer
+from tests.original import original  # noqa: F401  (a fixture)
 
 GOLDEN = Path(__file__).parent / "golden"
 

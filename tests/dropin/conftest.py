@@ -12,7 +12,6 @@ from torch import nn
 
 import segment_anything
 from expedit_sam.model.architectures import ARCHITECTURES, Architecture
-from tests.original import original  # noqa: F401 (a fixture)
 
 SMALL = Architecture(
     embed_dim=32,
@@ -75,7 +74,7 @@ def stir(module: nn.Module, seed: int = 0) -> None:
 
 
 @pytest.fixture(scope="session")
-def pair(original: ModuleType) -> tuple[nn.Module, nn.Module]:  # noqa: F811
+def pair(original: ModuleType) -> tuple[nn.Module, nn.Module]:
     """The original's small network and ours, with its weights."""
     torch.manual_seed(0)
     theirs = small_sam(original.modeling)

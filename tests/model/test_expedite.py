@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,8 +10,10 @@ from torch import nn
 
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import PRESETS, Hourglass
+from expedit_sam.model.architectures import new_sam
 from expedit_sam.model.expedite import expedite
 from expedit_sam.model.sam import Sam
+from tests.conftest import TINY
 
 
 class ForeignEncoder(nn.Module):
@@ -51,6 +55,23 @@ def test_another_packages_encoder_gives_what_ours_gives(tiny_sam: Sam) -> None:
     assert torch.equal(copy.deepcopy(foreign)(pixels), foreign(pixels))
     expedite(foreign, None)
     assert torch.equal(foreign(pixels), exact)
+
+
+@torch.no_grad()
+def test_the_original_package(original: ModuleType) -> None:
+    modeling = original.modeling
+    theirs = modeling.ImageEncoderViT(
+        img_size=320, embed_dim=32, depth=4, num_heads=2, out_chans=32,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True, window_size=14, global_attn_indexes=(1, 3),
+    ).eval()  # fmt: skip
+    ours = new_sam(TINY).image_encoder
+    ours.load_state_dict(theirs.state_dict())
+    pixels = torch.randn(1, 3, 320, 320)
+    exact = theirs(pixels)
+    torch.testing.assert_close(expedite(theirs, "fast")(pixels), expedite(ours, "fast")(pixels))
+    assert not torch.allclose(theirs(pixels), exact, atol=1e-3)
+    assert torch.equal(expedite(theirs, None)(pixels), exact)
 
 
 def test_what_is_no_sam_is_refused(tiny_sam: Sam) -> None:
