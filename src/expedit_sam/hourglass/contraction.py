@@ -70,7 +70,7 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         centred[part] = windows - means[part]
     temperature = _temperature(list(centred.values()), hourglass, tokens.shape[0])
 
-    clusters, log_sizes, weights = [], [], []
+    clusters, size_rows, weights = [], [], []
     for row in parts:
         cluster_row, size_row, weight_row = [], [], []
         for part in row:
@@ -95,10 +95,10 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
             cluster_row.append(_join(whole, part, part.cluster_shape))
             size_row.append(_join(sizes[..., None], part, part.cluster_shape))
         clusters.append(torch.cat(cluster_row, dim=2))
-        log_sizes.append(torch.cat(size_row, dim=2))
+        size_rows.append(torch.cat(size_row, dim=2))
         weights.append(weight_row)
     average = (window / side) ** 2
-    sizes = (torch.cat(log_sizes, dim=1)[..., 0] / average).clamp_min(1e-6).log()
+    sizes = (torch.cat(size_rows, dim=1)[..., 0] / average).clamp_min(1e-6).log()
     return Contraction(
         clusters=torch.cat(clusters, dim=1).to(tokens.dtype),
         log_sizes=sizes.to(tokens.dtype) if hourglass.size_aware else None,
