@@ -65,7 +65,7 @@ def test_whole_grid(size: tuple[int, int] | None, sized: bool) -> None:
 
 @pytest.mark.parametrize("budget", [1, 100, 1000, 10**9])
 def test_steps_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
-    monkeypatch.setitem(module._BIAS_ELEMENTS_PER_STEP, "cpu", budget)
+    monkeypatch.setitem(module._SCORES_PER_STEP, "cpu", budget)
     layer, x = attention(), torch.randn(3, 6, 6, 16)
     torch.testing.assert_close(attend_grid(layer, x), by_the_formula(layer, x))
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Scores of one step of attention with a bias; small enough to stay in a CPU's second-level cache.
-_BIAS_ELEMENTS_PER_STEP = {"cpu": 2**19, "cuda": 2**26}
+# Scores that one CPU thread works on at a time (2 MB, a core's own cache), and a GPU.
+_SCORES_PER_STEP = {"cpu": 2**19, "cuda": 2**26}
 
 
 class Attention(nn.Module):
@@ -69,77 +69,114 @@ def attend_grid(
     Returns:
         BxHxWxC tokens.
     """
-    _, height, width, _ = x.shape
-    qkv = attention.qkv(x)
-    if window_size > 0:
-        # A padded position holds a zero token, so its query, key and value are the bias alone.
-        qkv = partition_windows(qkv, window_size, fill=attention.qkv.bias)
-        if log_sizes is not None:
-            log_sizes = partition_windows(log_sizes[..., None], window_size)[..., 0]
-    out = _attend(attention, qkv, log_sizes)
-    if window_size > 0:
-        out = merge_windows(out, window_size, (height, width))
-    return attention.proj(out)
-
-
-def _attend(attention: Any, qkv: Tensor, log_sizes: Tensor | None) -> Tensor:
-    """Attention from projected BxHxWx3C tokens to BxHxWxC ones, before the output projection."""
-    batch, height, width, channels = qkv.shape
+    height, width = x.shape[1:3]
+    window = (window_size, window_size) if window_size > 0 else (height, width)
     heads = attention.num_heads
-    # Three tensors of Bxheadsx(H*W)xhead_dim.
-    split = qkv.view(batch, height, width, 3, heads, -1)
-    q, k, v = split.permute(3, 0, 4, 1, 2, 5).flatten(3, 4)
-    key_bias = None if log_sizes is None else log_sizes.reshape(batch, 1, 1, -1)
+    # A padded position holds a zero token, so its query, key and value are the bias alone.
+    qkv = _pad_to_windows(attention.qkv(x), window, attention.qkv.bias)
+    padded_size = (qkv.shape[1], qkv.shape[2])
+    q, k, v = _sequences(qkv, window, heads)
+    key_bias = None
+    if log_sizes is not None:
+        log_sizes = _windows(_pad_to_windows(log_sizes[..., None], window), window)
+        key_bias = log_sizes.to(q.dtype).flatten(1).repeat_interleave(heads, dim=0)
     if attention.use_rel_pos:
-        out = _attend_with_relative_positions(attention, q, k, v, (height, width), key_bias)
+        tables = (attention.rel_pos_h, attention.rel_pos_w)
+        out = _attend_with_relative_positions(q, k, v, tables, window, key_bias)
     else:
-        mask = None if key_bias is None else key_bias.to(q.dtype)
+        mask = None if key_bias is None else key_bias[:, None]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return out.transpose(1, 2).reshape(batch, height, width, channels // 3)
+    return attention.proj(_grid(out, window, heads, padded_size)[:, :height, :width])
 
 
 def _attend_with_relative_positions(
-    attention: Any,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    grid: tuple[int, int],
+    tables: tuple[Tensor, Tensor],
+    window: tuple[int, int],
     key_bias: Tensor | None,
 ) -> Tensor:
-    """softmax(q k / sqrt(d) + vertical + horizontal bias) v, the bias never whole in memory."""
-    height, width = grid
-    batch, heads, length, head_dim = q.shape
-    by_place = q.reshape(batch, heads, height, width, head_dim)
-    vertical = torch.einsum(
-        "nhywd,ykd->nhywk", by_place, relative_positions(attention.rel_pos_h, height)
-    ).reshape(batch * heads, length, height, 1)
-    horizontal = torch.einsum(
-        "nhywd,wkd->nhywk", by_place, relative_positions(attention.rel_pos_w, width)
-    ).reshape(batch * heads, length, 1, width)
-    if key_bias is not None:
-        key_bias = key_bias.expand(batch, heads, 1, length).reshape(-1, 1, height, width)
+    """softmax(q k / sqrt(d) + vertical + horizontal bias) v, the bias never whole in memory.
 
-    q, k, v = (t.reshape(batch * heads, length, head_dim) for t in (q * head_dim**-0.5, k, v))
-    out = torch.empty_like(q)
-    for images, rows in _steps(batch * heads, length, q.device.type):
-        bias = vertical[images, rows] + horizontal[images, rows]
-        if key_bias is not None:
-            bias += key_bias[images]
-        scores = torch.baddbmm(bias.flatten(2), q[images, rows], k[images].transpose(1, 2))
-        out[images, rows] = scores.softmax(dim=-1) @ v[images]
-    return out.view(batch, heads, length, head_dim)
+    Arguments:
+        q, k, v: Sx(h*w)xd sequences, one for each head of each window.
+        tables: vertical and horizontal relative positions.
+        window: (h, w) of a sequence in tokens.
+        key_bias: Sx(h*w), added to all scores of a key.
+    """
+    height, width = window
+    length, head_dim = q.shape[1:]
+    together, rows = _step(len(q), window, q.device.type)
+    # One piece of memory serves all steps, unless gradients will ask for what each step made.
+    keep = torch.is_grad_enabled() and q.requires_grad
+    memory = None if keep else q.new_empty(together * rows * width * length)
+    out = torch.empty_like(q).unflatten(1, window)
+    for some in _slices(len(q), together):
+        queries, keys, values = q[some].unflatten(1, window), k[some].transpose(1, 2), v[some]
+        vertical, horizontal = _position_scores(q[some], tables, window)
+        for part in _slices(height, rows):
+            shape = (*queries[:, part].shape[:-1], height, width)
+            room = None if memory is None else memory[: math.prod(shape)].view(shape)
+            bias = torch.add(vertical[:, part], horizontal[:, part], out=room)
+            if key_bias is not None:
+                bias += key_bias[some].view(-1, 1, 1, height, width)
+            bias = bias.flatten(3).flatten(1, 2)
+            room = None if memory is None else bias
+            scores = torch.baddbmm(
+                bias, queries[:, part].flatten(1, 2), keys, alpha=head_dim**-0.5, out=room
+            )
+            attended = torch.softmax(scores, dim=-1, out=room) @ values
+            out[some, part] = attended.unflatten(1, (-1, width))
+    return out.flatten(1, 2)
 
 
-def _steps(sequences: int, length: int, device_type: str) -> list[tuple[slice, slice]]:
-    """Slices over sequences and query rows whose length x length scores fit the step budget."""
-    budget = _BIAS_ELEMENTS_PER_STEP.get(device_type, _BIAS_ELEMENTS_PER_STEP["cuda"])
-    together = max(1, budget // (length * length))
-    rows = length if together > 1 else max(1, min(length, budget // length))
-    return [
-        (slice(s, s + together), slice(r, r + rows))
-        for s in range(0, sequences, together)
-        for r in range(0, length, rows)
+def _position_scores(
+    q: Tensor, tables: tuple[Tensor, Tensor], window: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """What a query adds to the scores of each key row and column: Sxhxwxhx1 and Sxhxwx1xw.
+
+    Each query is multiplied with every relative position once; the ones that its own row and
+    column can meet are a run of them, one further for the next row: a view, no copy.
+    """
+    height, width = window
+    flipped = [
+        resized_table(table, size).flip(0) for table, size in zip(tables, window, strict=True)
     ]
+    length = 2 * (height + width) - 2
+    scores = q @ torch.cat(flipped).T
+    sequence, row = height * width * length, width * length
+    vertical = scores.as_strided(
+        (len(q), height, width, height, 1), (sequence, row - 1, length, 1, 1), height - 1
+    )
+    horizontal = scores.as_strided(
+        (len(q), height, width, 1, width),
+        (sequence, row, length - 1, 1, 1),
+        2 * height - 1 + width - 1,
+    )
+    return vertical, horizontal
+
+
+def _step(sequences: int, window: tuple[int, int], device_type: str) -> tuple[int, int]:
+    """How many sequences, and how many rows of their queries, to attend from at a time.
+
+    On a CPU each thread gets sequences of its own, so that its scores stay in its core's cache.
+    """
+    threads = torch.get_num_threads() if device_type == "cpu" else 1
+    budget = _SCORES_PER_STEP.get(device_type, _SCORES_PER_STEP["cuda"])
+    height, width = window
+    length = height * width
+    together = _even(sequences, threads * max(1, budget // (length * length)))
+    return together, _even(height, max(1, budget // (length * width)))
+
+
+def _even(count: int, at_most: int) -> int:
+    """The size of as few and as equal parts as possible."""
+    return math.ceil(count / math.ceil(count / at_most))
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def relative_positions(table: Tensor, size: int) -> Tensor:
@@ -153,12 +190,18 @@ def relative_positions(table: Tensor, size: int) -> Tensor:
     Returns:
         size x size x head_dim: entry [i, j] belongs to query i and key j.
     """
-    length = 2 * size - 1
-    if table.shape[0] != length:
-        resized = F.interpolate(table.T[None].float(), size=length, mode="linear")
-        table = resized[0].T.to(table.dtype)
+    table = resized_table(table, size)
     places = torch.arange(size, device=table.device)
     return table[places[:, None] - places[None, :] + size - 1]
+
+
+def resized_table(table: Tensor, size: int) -> Tensor:
+    """A relative-position table for a grid of ``size``: (2*size-1)xhead_dim."""
+    length = 2 * size - 1
+    if table.shape[0] == length:
+        return table
+    resized = F.interpolate(table.T[None].float(), size=length, mode="linear")
+    return resized[0].T.to(table.dtype)
 
 
 def partition_windows(x: Tensor, window_size: int, fill: Tensor | None = None) -> Tensor:
@@ -167,15 +210,43 @@ def partition_windows(x: Tensor, window_size: int, fill: Tensor | None = None) -
     Arguments:
         fill: C values that padded positions hold (zeros where None).
     """
+    window = (window_size, window_size)
+    return _windows(_pad_to_windows(x, window, fill), window)
+
+
+def _pad_to_windows(x: Tensor, window: tuple[int, int], fill: Tensor | None = None) -> Tensor:
+    """Pad BxHxWxC below and right to whole windows with the C values of ``fill``, else zeros."""
     batch, height, width, channels = x.shape
-    rows, columns = math.ceil(height / window_size), math.ceil(width / window_size)
-    if (rows * window_size, columns * window_size) != (height, width):
-        shape = (batch, rows * window_size, columns * window_size, channels)
-        padded = x.new_zeros(shape) if fill is None else fill.to(x.dtype).expand(shape).contiguous()
-        padded[:, :height, :width] = x
-        x = padded
-    x = x.view(batch, rows, window_size, columns, window_size, channels)
-    return x.transpose(2, 3).reshape(-1, window_size, window_size, channels)
+    padded_size = [
+        math.ceil(side / step) * step for side, step in zip((height, width), window, strict=True)
+    ]
+    if padded_size == [height, width]:
+        return x
+    shape = (batch, *padded_size, channels)
+    padded = x.new_zeros(shape) if fill is None else fill.to(x.dtype).expand(shape).contiguous()
+    padded[:, :height, :width] = x
+    return padded
+
+
+def _windows(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """BxHxWxC, of whole windows, to (B*windows)xhxwxC."""
+    x = x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
+    return x.transpose(2, 3).flatten(0, 2)
+
+
+def _sequences(qkv: Tensor, window: tuple[int, int], heads: int) -> Tensor:
+    """BxHxWx3C, of whole windows, to 3x(B*windows*heads)x(h*w)xd: queries, keys and values."""
+    split = qkv.unflatten(3, (3, heads, -1))
+    split = split.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
+    # B, rows, h, columns, w, 3, heads, d
+    return split.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 4).flatten(2, 3)
+
+
+def _grid(sequences: Tensor, window: tuple[int, int], heads: int, size: tuple[int, int]) -> Tensor:
+    """The inverse for one of the three: (B*windows*heads)x(h*w)xd to BxHxWxC."""
+    rows, columns = size[0] // window[0], size[1] // window[1]
+    split = sequences.unflatten(1, window).unflatten(0, (-1, rows, columns, heads))
+    return split.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
 def merge_windows(windows: Tensor, window_size: int, size: tuple[int, int]) -> Tensor:

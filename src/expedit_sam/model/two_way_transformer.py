@@ -212,7 +212,7 @@ class Attention(nn.Module):
             scores = _few_to_many(tokens, self._heads(projection(image_pe))[0])
         else:
             scores = (tokens @ self._heads(projection(image_pe)).transpose(-2, -1)).flatten(1, 2)
-        return torch.baddbmm(scores, widened, image.transpose(1, 2))
+        return scores.baddbmm_(widened, image.transpose(1, 2))
 
 
 def _few_to_many(tokens: Tensor, image: Tensor) -> Tensor:
