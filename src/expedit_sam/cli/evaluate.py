@@ -77,8 +77,8 @@ def evaluate(
     from expedit_sam.evaluate.prompts import check_kinds
     from expedit_sam.evaluate.report import summarize, tables, write_report
     from expedit_sam.evaluate.run import evaluate as measure
-    from expedit_sam.evaluate.settings import parse_settings
     from expedit_sam.everything.recommended import RECOMMENDED
+    from expedit_sam.hourglass.written import parse_settings
 
     kinds = check_kinds(_names(prompts))
     settings = parse_settings(speed or ["exact,quality,balanced,fast"])

@@ -25,8 +25,10 @@ CheckpointOption = Annotated[
     ),
 ]
 SpeedOption = Annotated[
-    Literal["exact", "quality", "balanced", "fast"],
-    typer.Option("--speed", metavar="NAME", help="exact, quality, balanced or fast."),
+    str,
+    typer.Option(
+        "--speed", metavar="NAME", help="exact, quality, balanced, fast, or as 'tune' prints it."
+    ),
 ]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
@@ -41,8 +43,10 @@ OverlayOption = Annotated[
 def load_network(model: str, checkpoint: str | None, speed: str, device: str) -> Sam:
     """The network that these options stand for."""
     from expedit_sam.build import build_sam
+    from expedit_sam.hourglass.written import parse_setting
 
-    return build_sam(model, checkpoint=checkpoint, hourglass=speed, device=_place(device))
+    setting = parse_setting(speed)
+    return build_sam(model, checkpoint=checkpoint, hourglass=setting, device=_place(device))
 
 
 def _place(device: str) -> str:

@@ -17,7 +17,7 @@ from expedit_sam.evaluate.costs import EncoderCost
 from expedit_sam.evaluate.metrics import Mean, mean_over_images
 from expedit_sam.evaluate.prompts import EVERYTHING
 from expedit_sam.evaluate.records import Figures
-from expedit_sam.evaluate.settings import EXACT
+from expedit_sam.hourglass.written import EXACT
 
 # By contender, prompt and metric.
 Summary = dict[str, dict[str, dict[str, Mean]]]

@@ -27,11 +27,18 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Hourglass | None]:
     """
     settings: dict[str, Hourglass | None] = {EXACT: None}
     for text in texts:
-        if "=" in text:
-            settings[text] = _explicit(text)
-        else:
-            settings |= {name.strip(): resolve(name.strip()) for name in text.split(",")}
+        names = [text] if "=" in text else [name.strip() for name in text.split(",")]
+        settings |= {name: parse_setting(name) for name in names}
     return settings
+
+
+def parse_setting(text: str) -> Hourglass | None:
+    """One setting: a preset's name, or its values (see ``parse_settings``).
+
+    Raises:
+        InputError: a preset or a value is unknown or out of its range.
+    """
+    return _explicit(text) if "=" in text else resolve(text)
 
 
 def _explicit(text: str) -> Hourglass:

@@ -4,8 +4,8 @@ import pytest
 
 from expedit_sam import Hourglass
 from expedit_sam.errors import InputError
-from expedit_sam.evaluate.settings import parse_settings
 from expedit_sam.hourglass import PRESETS
+from expedit_sam.hourglass.written import parse_settings
 
 
 def test_presets_after_the_exact_network() -> None:
