@@ -17,6 +17,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,12 @@ ROOT = Path(__file__).parent.parent
 OPENVINO = Path(__file__).parent / ".openvino"
 sys.path[:0] = [str(ROOT), str(OPENVINO)]
 
-from expedit_sam import Hourglass, SamPredictor, build_sam  # noqa: E402
+from expedit_sam import (  # noqa: E402
+    Hourglass,
+    SamAutomaticMaskGenerator,
+    SamPredictor,
+    build_sam,
+)
 from expedit_sam.hourglass.published import DEFAULTS, published_setting  # noqa: E402
 from expedit_sam.images import read_image  # noqa: E402
 from expedit_sam.model.sam import Sam  # noqa: E402
@@ -47,7 +53,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     if options.worker:
-        print(json.dumps(_run_everything(options.worker, options)))
+        print(json.dumps(_run_everything(options)))
         return
     _install_peers()
     print(
@@ -64,9 +70,9 @@ def main() -> None:
             _report("decoder, 64 points", _decoders(ours, original), options.repeats)
         if "click" in options.stages:
             _report("one more click", _clicks(ours, original), options.repeats)
-    del ours, original
+    del original
     if "everything" in options.stages:
-        _report_everything(options)
+        _report_everything(ours, options)
 
 
 def _options() -> argparse.Namespace:
@@ -75,7 +81,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    for name in ("--worker", "--checkpoint", "--thresholds"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -223,18 +230,26 @@ def _report(stage: str, contestants: Contestants, repeats: int) -> None:
         )
 
 
-def _report_everything(options: argparse.Namespace) -> None:
+def _report_everything(sam: Sam, options: argparse.Namespace) -> None:
     """Each contestant in a process of its own, so that peak memory is its own."""
     results = {}
-    for name in ("original", "exact", "balanced"):
-        arguments = [f"--model={options.model}", f"--threads={options.threads}"]
-        output = subprocess.run(
-            [sys.executable, __file__, "--worker", name, *arguments],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        ).stdout
-        results[name] = json.loads(output.splitlines()[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "weights.pth"
+        torch.save(sam.state_dict(), checkpoint)
+        thresholds = json.dumps(_thresholds(sam, _photo()))
+        del sam
+        for name in ("original", "exact", "balanced"):
+            output = subprocess.run(
+                [
+                    *(sys.executable, __file__, f"--worker={name}", f"--checkpoint={checkpoint}"),
+                    *(f"--model={options.model}", f"--threads={options.threads}"),
+                    f"--thresholds={thresholds}",
+                ],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            ).stdout
+            results[name] = json.loads(output.splitlines()[-1])
     reference = results["original"]
     _require_same_masks(results["exact"]["masks"], reference["masks"])
     for name, result in results.items():
@@ -251,19 +266,18 @@ def _report_everything(options: argparse.Namespace) -> None:
         )
 
 
-def _run_everything(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    from expedit_sam import SamAutomaticMaskGenerator, expedite
-    from tests.original import original_modules
+def _run_everything(options: argparse.Namespace) -> dict[str, Any]:
+    settings = json.loads(options.thresholds) | {"output_mode": "coco_rle"}
+    if options.worker == "original":
+        from tests.original import original_modules
 
-    image = np.asarray(_photo())
-    ours, original = _networks(options.model)
-    settings = _thresholds(ours, image) | {"output_mode": "coco_rle"}
-    if name == "original":
-        generator = original_modules()[""].SamAutomaticMaskGenerator(original, **settings)
-        del ours
+        package = original_modules()[""]
+        sam = package.sam_model_registry[options.model](checkpoint=options.checkpoint)
+        generator = package.SamAutomaticMaskGenerator(sam, **settings)
     else:
-        generator = SamAutomaticMaskGenerator(expedite(ours, name), **settings)
-        del original
+        sam = build_sam(options.model, checkpoint=options.checkpoint, hourglass=options.worker)
+        generator = SamAutomaticMaskGenerator(sam, **settings)
+    image = _photo()
     started = time.perf_counter()
     records = generator.generate(image)
     seconds = time.perf_counter() - started
@@ -286,8 +300,6 @@ def _thresholds(sam: Sam, image: np.ndarray) -> dict[str, float]:
 
     Random weights know nothing of good masks; this is about what SAM's own thresholds let pass.
     """
-    from expedit_sam import SamAutomaticMaskGenerator
-
     everything = SamAutomaticMaskGenerator(
         sam, 8, pred_iou_thresh=-1e9, stability_score_thresh=-1.0, box_nms_thresh=1.0
     )
