@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,18 +41,22 @@ class Photo:
 
 @dataclass(frozen=True)
 class View:
-    """A part of a photo as the network sees it: cropped, mirrored, recoloured."""
+    """A part of a photo as the network sees it: cropped, scaled, mirrored, recoloured.
+
+    Attributes:
+        top, left, bottom, right: what is seen, in photo pixels.
+        scale: network pixels per photo pixel.
+        mirrored: left and right exchanged.
+        colour: factors of brightness, contrast and saturation.
+    """
 
     top: int
     left: int
     bottom: int
     right: int
+    scale: float
     mirrored: bool = False
-    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)  # brightness, contrast, saturation
-
-    def scale(self, side: int) -> float:
-        """Network pixels per photo pixel."""
-        return side / max(self.bottom - self.top, self.right - self.left)
+    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 def read_photos(folder: Path) -> list[Photo]:
@@ -71,26 +76,46 @@ def regions_of(labels: np.ndarray) -> list[tuple[int, int]]:
     ]
 
 
-def view_of(photo: Photo, seed: int, index: int) -> View:
-    """View ``index`` of a photo: whole, whole mirrored, then random crops."""
-    height, width = photo.size
-    if index < 2:
-        return View(0, 0, height, width, mirrored=index == 1)
-    random = np.random.default_rng([seed, index])
-    share = random.uniform(0.45, 1.0)
-    tall, wide = (share * random.uniform(0.85, 1.0, size=2) * photo.size).astype(int)
-    top, left = random.integers(0, height - tall + 1), random.integers(0, width - wide + 1)
-    colour = tuple(random.uniform(0.7, 1.3, size=3).tolist())
+def whole(photo: Photo, side: int) -> View:
+    """The photo, its longest side ``side``: what the network sees in use."""
+    return View(0, 0, *photo.size, scale=side / max(photo.size))
+
+
+def random_view(
+    photo: Photo, part: tuple[int, int], side: int, random: np.random.Generator
+) -> View:
+    """A random crop that fills at most ``part`` (height, width) network pixels.
+
+    Where the part is the whole canvas, half of the views are whole photos; else the scale is near
+    that of a whole photo on the canvas.
+    """
+    photo_size = np.array(photo.size)
+    scale = side / max(photo.size)
+    if min(part) == side:
+        share = random.uniform(0.45, 1.0, size=2) if random.random() < 0.5 else 1.0
+        extent = (share * photo_size).astype(int)
+        scale = side / max(extent)
+    else:
+        scale *= math.exp(random.uniform(math.log(0.8), math.log(1.7)))
+        extent = np.minimum(photo_size, (np.array(part) / scale).astype(int))
+    top, left = (int(random.integers(0, slack + 1)) for slack in photo_size - extent)
+    colour = tuple(random.uniform(0.6, 1.4, size=3).tolist())
     return View(
-        int(top), int(left), int(top + tall), int(left + wide), bool(random.random() < 0.5), colour
+        top,
+        left,
+        top + int(extent[0]),
+        left + int(extent[1]),
+        float(scale),
+        bool(random.random() < 0.5),
+        colour if random.random() < 0.8 else (1.0, 1.0, 1.0),
     )
 
 
-def view_pixels(photo: Photo, view: View, side: int) -> np.ndarray:
-    """HxWx3 uint8, the longest side ``side``: what the image encoder is given before padding."""
+def view_pixels(photo: Photo, view: View) -> np.ndarray:
+    """HxWx3 uint8: what the image encoder is given before padding."""
     image = Image.open(photo.path).convert("RGB")
     image = image.crop((view.left, view.top, view.right, view.bottom))
-    size = tuple(int(extent * view.scale(side) + 0.5) for extent in image.size)
+    size = tuple(int(extent * view.scale + 0.5) for extent in image.size)
     image = image.resize(size, Image.Resampling.BILINEAR)
     if view.mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -101,12 +126,12 @@ def view_pixels(photo: Photo, view: View, side: int) -> np.ndarray:
     return np.array(image)
 
 
-def view_labels(photo: Photo, view: View, side: int) -> np.ndarray:
+def view_labels(photo: Photo, view: View) -> np.ndarray:
     """Annotators x h x w region numbers of a view, one cell every ``PIXELS_PER_CELL`` pixels."""
     places = []
     for start, stop in ((view.top, view.bottom), (view.left, view.right)):
-        logits = round((stop - start) * view.scale(side) / 4)
-        cells = (np.arange(logits * CELLS_PER_LOGIT) + 0.5) * PIXELS_PER_CELL / view.scale(side)
+        logits = round((stop - start) * view.scale / 4)
+        cells = (np.arange(logits * CELLS_PER_LOGIT) + 0.5) * PIXELS_PER_CELL / view.scale
         places.append(np.minimum(start + cells.astype(int), stop - 1))
     labels = photo.segmentations[:, places[0]][:, :, places[1]]
     return labels[:, :, ::-1] if view.mirrored else labels

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import Photo, View, box_of, most_interior_click, read_photos, view_pixels
+from data import Photo, box_of, most_interior_click, read_photos, view_pixels, whole
 from packaged import PACKAGED, read_packaged
 from torch import Tensor
 
@@ -28,7 +28,7 @@ PROMPTS_AT_ONCE = 32
 @torch.no_grad()
 def image_embedding(sam: Sam, photo: Photo) -> Tensor:
     side = sam.image_encoder.img_size
-    pixels = view_pixels(photo, View(0, 0, *photo.size), side)
+    pixels = view_pixels(photo, whole(photo, side))
     tensor = torch.from_numpy(pixels).permute(2, 0, 1).to(sam.device).float()
     return sam.image_encoder(sam.preprocess(tensor)[None])
 

@@ -47,6 +47,15 @@ def read_packaged(path: Path) -> Sam:
     return sam
 
 
+def load_start(sam: Sam, path: Path) -> None:
+    """Take what fits from a training checkpoint or a packaged file; positions are resized."""
+    if path.suffix == ".safetensors":
+        state = read_quantized(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    sam.load_state_dict(state, strict=False)
+
+
 def write_packaged(sam: Sam, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")

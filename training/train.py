@@ -1,9 +1,9 @@
-"""Train the neck, prompt encoder and mask decoder of ``vit_s`` as SAM trains them, on BSDS500.
+"""Train ``vit_s``, all of it, as SAM is trained, on BSDS500.
 
-    python training/train.py --data ../shared/data --out training/cache/448 --image-size 448
+    python training/train.py --data ../shared/data --out training/cache/run
 
-The frozen part of the image encoder runs once for every view of every photo; its tokens are kept
-in ``out``. Called again, it goes on from the last checkpoint in ``out``.
+Called again, it goes on from the last checkpoint in ``out``. A fresh run starts from ``--start``,
+a checkpoint or the packaged file, else from DINOv2's encoder and a fresh decoder.
 """
 
 from __future__ import annotations
@@ -20,70 +20,18 @@ from pathlib import Path
 import data
 import numpy as np
 import torch
-from evaluate import evaluate, summary
+import warm_start
+from encoder import Part, embed_part
+from evaluate import evaluate, image_embedding, summary
+from packaged import load_start
 from torch import Tensor, nn
 from torch.nn import functional as F
-from warm_start import start_neck, warm_started_sam
 
-from expedit_sam.model.image_encoder import ImageEncoderViT, run_block
 from expedit_sam.model.sam import Sam
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-# --- the frozen part of the encoder, and its tokens ------------------------------------------
-
-
-def frozen_tokens(encoder: ImageEncoderViT, pixels: Tensor, trained_blocks: int) -> Tensor:
-    tokens = encoder.patch_embed(pixels) + encoder.pos_embed
-    for block in encoder.blocks[: len(encoder.blocks) - trained_blocks]:
-        tokens = run_block(block, tokens, 0)
-    return tokens
-
-
-def embed_tokens(encoder: ImageEncoderViT, tokens: Tensor, trained_blocks: int) -> Tensor:
-    """The rest of the encoder: 1xhxwxC tokens to a 1xCxhxw image embedding."""
-    for block in encoder.blocks[len(encoder.blocks) - trained_blocks :]:
-        tokens = run_block(block, tokens, 0)
-    return encoder.neck(tokens.permute(0, 3, 1, 2))
-
-
-def cached_tokens(
-    sam: Sam, photos: list[data.Photo], views: int, path: Path, options: argparse.Namespace
-) -> np.ndarray:
-    """Photos x views x h x w x C float16 in a memory-mapped file, made where it is missing."""
-    side = sam.image_encoder.img_size
-    grid = side // 16
-    shape = (len(photos), views, grid, grid, sam.image_encoder.pos_embed.shape[-1])
-    if not path.exists():
-        temporary = path.with_suffix(".part")
-        store = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-
-        @torch.no_grad()
-        def fill(place: tuple[int, int]) -> None:
-            photo = photos[place[0]]
-            pixels = data.view_pixels(photo, data.view_of(photo, *place), side)
-            tensor = torch.from_numpy(pixels).permute(2, 0, 1).to(DEVICE).float()
-            with torch.autocast(DEVICE, dtype=torch.bfloat16):
-                tokens = frozen_tokens(
-                    sam.image_encoder, sam.preprocess(tensor)[None], options.trained_blocks
-                )
-            store[place] = tokens[0].cpu().numpy()
-
-        started = time.time()
-        with thread_pool(options.threads) as pool:
-            list(pool.map(fill, np.ndindex(shape[:2])))
-        store.flush()
-        temporary.replace(path)
-        print(
-            f"{path.name}: {shape[0] * shape[1]} views in {time.time() - started:.0f} s", flush=True
-        )
-    return np.load(path, mmap_mode="r")
-
-
-def thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that each run whole images: on a busy machine faster than splitting operations."""
-    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+# Windows along each side of the part of the canvas that most steps train on.
+PART_WINDOWS = 2
 
 
 # --- losses ----------------------------------------------------------------------------------
@@ -142,9 +90,13 @@ class Clicks:
         )
 
 
-def to_pixels(cells: np.ndarray) -> Tensor:
-    """Label cells to network pixels, as prompts are given (the encoder adds half a pixel)."""
+def to_pixels(cells: np.ndarray, corner: tuple[int, int]) -> Tensor:
+    """Label cells to network pixels, as prompts are given (the encoder adds half a pixel).
+
+    Places are (x, y) or boxes (x, y, x, y); ``corner`` is (x, y) of cell 0 in network pixels.
+    """
     pixels = (cells + 0.5) * data.PIXELS_PER_CELL - 0.5
+    pixels = pixels + np.tile(corner, cells.shape[-1] // 2)
     return torch.from_numpy(pixels).float().to(DEVICE)
 
 
@@ -167,30 +119,77 @@ def error_clicks(clicks: Clicks, masks: np.ndarray, targets: np.ndarray, random)
     return clicks.add(np.array(places), np.array(labels))
 
 
+@dataclass
+class Sample:
+    """One image of a step.
+
+    Attributes:
+        part: where on the canvas it stands.
+        pixels: 1x3x16hx16w, normalised and padded.
+        labels: annotators x h x w region numbers, on the label grid.
+    """
+
+    part: Part
+    pixels: Tensor
+    labels: np.ndarray
+
+
+def draw_part(sam: Sam, whole_share: float, random: np.random.Generator) -> Part:
+    """The whole canvas, or ``PART_WINDOWS`` windows along each side."""
+    encoder = sam.image_encoder
+    grid = encoder.pos_embed.shape[1]
+    if random.random() < whole_share:
+        return Part(0, 0, grid, grid)
+    window = max(block.window_size for block in encoder.blocks)
+    starts = range(0, grid - window, window)
+    top, left = (window * int(random.integers(len(starts))) for _ in range(2))
+    side = PART_WINDOWS * window
+    return Part(top, left, min(side, grid - top), min(side, grid - left))
+
+
+def draw_sample(
+    sam: Sam, photos: list[data.Photo], whole_share: float, random: np.random.Generator
+) -> Sample:
+    side, patch = sam.image_encoder.img_size, sam.image_encoder.patch_embed.proj.stride[0]
+    photo = photos[int(random.integers(len(photos)))]
+    part = draw_part(sam, whole_share, random)
+    size = (part.height * patch, part.width * patch)
+    view = data.random_view(photo, size, side, random)
+    seen = data.view_pixels(photo, view)[: size[0], : size[1]]
+    pixels = (torch.from_numpy(seen).permute(2, 0, 1).to(DEVICE) - sam.pixel_mean) / sam.pixel_std
+    padding = (0, size[1] - seen.shape[1], 0, size[0] - seen.shape[0])
+    labels = data.view_labels(photo, view)[:, : size[0] // 2, : size[1] // 2]
+    return Sample(part, F.pad(pixels, padding)[None], labels)
+
+
 def image_losses(
-    sam: Sam, tokens: Tensor, labels: np.ndarray, random: np.random.Generator, options
+    sam: Sam, sample: Sample, random: np.random.Generator, options
 ) -> tuple[Tensor, Tensor]:
     """Loss of all rounds of prompts on one image, and the first round's best-of-three IoU."""
-    embedding = embed_tokens(sam.image_encoder, tokens, options.trained_blocks)
-    regions = data.sample_regions(labels, options.prompts, random)
+    part = sample.part
+    embedding = embed_part(sam.image_encoder, sample.pixels, part)
+    regions = data.sample_regions(sample.labels, options.prompts, random)
     targets = torch.from_numpy(regions.targets).to(DEVICE).float()
     height, width = targets.shape[1:]
+    patch = sam.image_encoder.patch_embed.proj.stride[0]
+    corner = (part.left * patch, part.top * patch)
 
     def decode(clicks: Clicks | None, boxes: Tensor | None, masks: Tensor | None):
         points = None
         if clicks is not None:
-            points = (to_pixels(clicks.places), torch.from_numpy(clicks.labels).to(DEVICE))
+            places = to_pixels(clicks.places, corner)
+            points = (places, torch.from_numpy(clicks.labels).to(DEVICE))
         sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        return sam.mask_decoder.predict_masks(
-            embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense
-        )
+        dense = dense[..., : part.height, : part.width]
+        positions = part.cut(sam.prompt_encoder.get_dense_pe())
+        return sam.mask_decoder.predict_masks(embedding, positions, sparse, dense)
 
     by_box = random.random() < 0.25
     clicks = None if by_box else first_clicks(regions, random)
     boxes = None
     if by_box:
         jittered = np.array([data.jittered_box(mask, random) for mask in regions.cells])
-        boxes = to_pixels(jittered)
+        boxes = to_pixels(jittered, corner)
     logits, predicted = decode(clicks, boxes, None)
     loss, reached = prompt_loss(logits[..., :height, :width], predicted, targets, clear=by_box)
 
@@ -213,13 +212,45 @@ def image_losses(
 # --- the loop --------------------------------------------------------------------------------
 
 
-def trained_parameters(sam: Sam, trained_blocks: int) -> dict[str, nn.Parameter]:
+def parameter_groups(sam: Sam, options: argparse.Namespace) -> list[dict]:
+    """The encoder learns slower than the rest, and its early blocks slower than its late ones.
+
+    Relative positions start at zero, and so learn five times as fast as the last block.
+    """
     encoder = sam.image_encoder
-    sam.requires_grad_(False)
-    blocks = encoder.blocks[len(encoder.blocks) - trained_blocks :]
-    for module in (blocks, encoder.neck, sam.prompt_encoder, sam.mask_decoder):
-        module.requires_grad_(True)
-    return {name: p for name, p in sam.named_parameters() if p.requires_grad}
+    layers: list[tuple[int, nn.Module]] = [(0, encoder.patch_embed)]
+    layers += [(i + 1, block) for i, block in enumerate(encoder.blocks)]
+    slow = {
+        parameter: options.encoder_rate * 0.85 ** (len(encoder.blocks) - layer)
+        for layer, module in layers
+        for parameter in module.parameters()
+    }
+    for name, parameter in encoder.named_parameters():
+        if "rel_pos" in name:
+            slow[parameter] = 5 * options.encoder_rate
+    slow[encoder.pos_embed] = options.encoder_rate * 0.85 ** len(encoder.blocks)
+    groups: dict[float, list] = {}
+    for parameter in sam.parameters():
+        groups.setdefault(slow.get(parameter, 1.0), []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
+
+
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that each run whole images: on a busy machine faster than splitting operations."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+@torch.no_grad()
+def start_neck(sam: Sam, photos: list[data.Photo], pool: ThreadPoolExecutor) -> None:
+    """Fit the neck's start to the encoder's last tokens on every tenth photo."""
+    encoder = sam.image_encoder
+    seen: list[Tensor] = []
+    hook = encoder.neck.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].permute(0, 2, 3, 1).flatten(0, 2)[::4])
+    )
+    list(pool.map(lambda photo: image_embedding(sam, photo), photos[::10]))
+    hook.remove()
+    warm_start.start_neck(encoder.neck, torch.cat(seen))
 
 
 def learning_rate(step: int, progress: float, peak: float, warm_up: int = 100) -> float:
@@ -237,43 +268,31 @@ class Training:
         folder = options.data / "bsds500"
         self.photos = data.read_photos(folder / "train")
         self.val_photos = data.read_photos(folder / "val")[::4]
-        self.sam = warm_started_sam(
-            options.data / "dinov2_vits14.safetensors", image_size=options.image_size
-        ).to(DEVICE)
-        tail = f"{options.image_size}_{options.trained_blocks}.npy"
-        self.tokens = cached_tokens(
-            self.sam, self.photos, options.views, options.out / f"train_{tail}", options
-        )
-        self.val_tokens = cached_tokens(
-            self.sam, self.val_photos, 1, options.out / f"val_{tail}", options
-        )
-        if options.trained_blocks == 0:
-            sample = np.array(self.tokens[::4, 0, ::2, ::2], np.float32)
-            start_neck(
-                self.sam.image_encoder.neck, torch.from_numpy(sample).flatten(0, 2).to(DEVICE)
-            )
-        self.trained = trained_parameters(self.sam, options.trained_blocks)
-        self.optimizer = torch.optim.AdamW(self.trained.values(), weight_decay=0.01)
-        self.step, self.seconds = 0, 0.0
-        self.checkpoint = options.out / "checkpoint.pt"
         self.pool = thread_pool(options.threads)
+        self.sam = warm_start.warm_started_sam(options.data / "dinov2_vits14.safetensors").to(
+            DEVICE
+        )
+        self.checkpoint = options.out / "checkpoint.pt"
+        if options.start and not self.checkpoint.exists():
+            load_start(self.sam, options.start)
+        elif not self.checkpoint.exists():
+            start_neck(self.sam, self.photos, self.pool)
+        groups = parameter_groups(self.sam, options)
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+        self.step, self.seconds = 0, 0.0
         if self.checkpoint.exists():
             self._resume()
-        elif options.start:
-            state = torch.load(options.start, map_location=DEVICE, weights_only=True)["model"]
-            self.sam.load_state_dict(state, strict=False)
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=DEVICE, weights_only=True)
-        self.sam.load_state_dict(state["model"], strict=False)
+        self.sam.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
-        """Every name the encoder's warm start does not already give, so the file stays small."""
         state = {
-            "model": {name: p.detach() for name, p in self.trained.items()}
-            | {name: b for name, b in self.sam.named_buffers() if "gaussian" in name},
+            "model": self.sam.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
@@ -282,34 +301,27 @@ class Training:
         torch.save(state, temporary)
         temporary.replace(self.checkpoint)
 
-    def image_gradients(self, index: int) -> tuple[list[Tensor], float, float]:
+    def image_gradients(self, index: int) -> tuple[tuple[Tensor, ...], float, float]:
         """One image of the current step; its randomness depends on step and index alone."""
         random = np.random.default_rng([self.options.seed, self.step, index])
-        photo = int(random.integers(len(self.photos)))
-        view = int(random.integers(self.tokens.shape[1]))
-        labels = data.view_labels(
-            self.photos[photo],
-            data.view_of(self.photos[photo], photo, view),
-            self.options.image_size,
-        )
-        tokens = torch.from_numpy(np.array(self.tokens[photo, view]))[None].to(DEVICE).float()
-        loss, reached = image_losses(self.sam, tokens, labels, random, self.options)
-        gradients = torch.autograd.grad(loss, list(self.trained.values()), allow_unused=True)
+        sample = draw_sample(self.sam, self.photos, self.options.whole_share, random)
+        loss, reached = image_losses(self.sam, sample, random, self.options)
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return gradients, loss.item(), reached.item()
 
     def train_step(self) -> tuple[float, float]:
         """Mean loss and best-of-three IoU of one step."""
         images = self.options.images
         results = list(self.pool.map(self.image_gradients, range(images)))
-        for i, parameter in enumerate(self.trained.values()):
+        for i, parameter in enumerate(self.parameters):
             parts = [gradients[i] for gradients, _, _ in results if gradients[i] is not None]
             parameter.grad = sum(parts) / images if parts else None
-        nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
         rate = learning_rate(
             self.step, self.seconds / (60 * self.options.minutes), self.options.learning_rate
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.optimizer.step()
         self.step += 1
         return sum(r[1] for r in results) / images, sum(r[2] for r in results) / images
@@ -318,9 +330,7 @@ class Training:
         """Figures on every fourth val photo and third region."""
 
         def embed(i: int) -> Tensor:
-            tokens = torch.from_numpy(np.array(self.val_tokens[i, 0]))[None].to(DEVICE).float()
-            with torch.no_grad():
-                return embed_tokens(self.sam.image_encoder, tokens, self.options.trained_blocks)
+            return image_embedding(self.sam, self.val_photos[i])
 
         return summary(evaluate(self.sam, self.val_photos, embed, 3, map_photos=self.pool.map))
 
@@ -347,7 +357,6 @@ class Training:
         self.save()
         loss, reached = np.mean(figures, axis=0)
         row = {
-            "image_size": self.options.image_size,
             "step": self.step,
             "seconds": round(self.seconds),
             "loss": round(loss, 4),
@@ -368,13 +377,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="bsds500/ and DINOv2's weights")
     parser.add_argument("--out", type=Path, required=True, help="tokens and checkpoint")
     parser.add_argument("--curve", type=Path, default=Path(__file__).with_name("curve.csv"))
-    parser.add_argument("--start", type=Path, help="weights to start from, a checkpoint")
-    parser.add_argument("--image-size", type=int, default=672)
-    parser.add_argument("--trained-blocks", type=int, default=0, help="last blocks trained too")
-    parser.add_argument("--views", type=int, default=8, help="views of each photo")
+    parser.add_argument("--start", type=Path, help="weights to start from")
+    parser.add_argument(
+        "--whole-share", type=float, default=0.0, help="share of images on the whole canvas"
+    )
     parser.add_argument("--images", type=int, default=4, help="images a step")
     parser.add_argument("--prompts", type=int, default=10, help="regions an image")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--encoder-rate", type=float, default=0.04, help="of its last block, over the others'"
+    )
     parser.add_argument("--minutes", type=float, default=60, help="budget, and the cosine's length")
     parser.add_argument("--report-minutes", type=float, default=6)
     parser.add_argument("--threads", type=int, default=1 if DEVICE == "cuda" else 2)

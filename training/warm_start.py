@@ -43,7 +43,7 @@ def load_encoder(encoder: ImageEncoderViT, weights: dict[str, Tensor]) -> None:
     """Map DINOv2's weights onto SAM's plain ViT; the neck is left alone.
 
     The class token is dropped; layer scale is folded into the layers before it; DINOv2's last
-    LayerNorm has no counterpart (see ``start_neck``).
+    LayerNorm has no counterpart.
     """
     projection = encoder.patch_embed.proj
     kernel = weights["embeddings.patch_embeddings.projection.weight"]

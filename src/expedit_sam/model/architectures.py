@@ -41,15 +41,13 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    # A plain ViT-S: every block attends over the whole grid, without relative positions.
+    # SAM's structure, small: a ViT-S on 49 x 49 tokens and half as wide a decoder.
     "vit_s": Architecture(
         384,
         12,
         6,
-        (),
-        window_size=0,
-        use_rel_pos=False,
-        image_size=672,
+        (2, 5, 8, 11),
+        image_size=784,
         prompt_embed_dim=128,
         decoder_heads=4,
         decoder_mlp_dim=512,
