@@ -3,8 +3,9 @@
     python benchmarks/peers.py
     python benchmarks/peers.py --model vit_h --stages encoder
 
-Contestants take turns (A B C A B C ...); the table shows medians, and ratios of medians to the
-original. What they return is compared first. Weights are random: times do not depend on them.
+Contestants take turns (A A B B C C A A ...), the second run of a turn counts; the table shows
+medians, and ratios of medians to the original. What they return is compared first. Weights are
+random: times do not depend on them.
 The original and OpenVINO are installed into folders of their own when they are missing.
 """
 
@@ -139,7 +140,7 @@ def _transformers(ours: Sam, model: str, pixels: Tensor) -> Callable[[], Tensor]
     from transformers import SamVisionConfig
     from transformers.models.sam.modeling_sam import SamVisionEncoder
 
-    from tests.model.transformers_names import to_transformers
+    from expedit_sam.weights.transformers_format import to_transformers
 
     encoder = ours.image_encoder
     config = SamVisionConfig(
@@ -220,6 +221,7 @@ def _report(stage: str, contestants: Contestants, repeats: int) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, run in contestants.items():
+            run()  # in use a network follows itself, not its peers
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)

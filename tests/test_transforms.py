@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from expedit_sam.transforms import ResizeLongestSide
+from expedit_sam.transforms import ResizeLongestSide, upscale_logits
 
 sizes = st.tuples(st.integers(1, 6000), st.integers(1, 6000))
 
@@ -50,3 +51,20 @@ def test_images_are_resized_with_antialiasing(photo: np.ndarray) -> None:
     as_torch = transform.apply_image_torch(torch.as_tensor(photo).permute(2, 0, 1)[None].float())
     difference = as_torch[0].permute(1, 2, 0).numpy() - small
     assert np.abs(difference).max() < 1.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    low=st.integers(2, 40),
+    inside=st.tuples(st.integers(1, 160), st.integers(1, 160)),
+    original=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+)
+def test_upscaling_equals_two_bilinear_scalings(
+    low: int, inside: tuple[int, int], original: tuple[int, int]
+) -> None:
+    logits = torch.randn(2, 1, low, low, generator=torch.Generator().manual_seed(0))
+    square = F.interpolate(logits, (160, 160), mode="bilinear", align_corners=False)
+    cut = square[..., : inside[0], : inside[1]]
+    expected = F.interpolate(cut, original, mode="bilinear", align_corners=False)
+    upscaled = upscale_logits(logits.numpy(), 160, inside, original)
+    np.testing.assert_allclose(upscaled, expected.numpy(), rtol=1e-4, atol=2e-4)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import cv2
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ResizeLongestSide:
@@ -35,12 +38,15 @@ class ResizeLongestSide:
 
     def apply_image_torch(self, image: Tensor) -> Tensor:
         """Resize BxCxHxW float images; close to ``apply_image`` but not equal to it."""
+        from torch.nn import functional as F  # only here: predictors without PyTorch come here too
+
         size = self._size(image.shape[-2:])
         return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
 
     def apply_coords_torch(self, coords: Tensor, original_size: tuple[int, ...]) -> Tensor:
         """Scale ...x2 points (x, y) of an image of ``original_size`` (H, W)."""
-        return coords.float() * torch.tensor(self._scale(original_size), device=coords.device)
+        coords = coords.float()
+        return coords * coords.new_tensor(self._scale(original_size))
 
     def apply_boxes_torch(self, boxes: Tensor, original_size: tuple[int, ...]) -> Tensor:
         """Scale Bx4 boxes (x0, y0, x1, y1) of an image of ``original_size`` (H, W)."""
@@ -58,3 +64,26 @@ class ResizeLongestSide:
     def _scale(self, original_size: tuple[int, ...]) -> tuple[float, float]:
         height, width = self._size(original_size)
         return width / original_size[1], height / original_size[0]
+
+
+def upscale_logits(
+    logits: np.ndarray, side: int, input_size: tuple[int, ...], size: tuple[int, ...]
+) -> np.ndarray:
+    """Low-res logits to the image: scale to the padded square, drop the padding, scale again.
+
+    Arguments:
+        logits: ...xhxw float32.
+        side: of the network's square input.
+        input_size: (H, W) of the resized image before padding.
+        size: (H, W) of the image.
+
+    Returns:
+        ...xHxW float32; both scalings are bilinear.
+    """
+    low = logits.reshape(-1, *logits.shape[-2:])
+    upscaled = np.empty((len(low), *size), np.float32)
+    for one, whole in zip(low, upscaled, strict=True):
+        square = cv2.resize(np.ascontiguousarray(one), (side, side), interpolation=cv2.INTER_LINEAR)
+        inside = square[: input_size[0], : input_size[1]]
+        cv2.resize(inside, (size[1], size[0]), dst=whole, interpolation=cv2.INTER_LINEAR)
+    return upscaled.reshape(*logits.shape[:-2], *size)

@@ -250,7 +250,7 @@ def test_unknown_format(run: Callable, photo_file: Path, only_error: Callable) -
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--model", "vit_x"), ("--speed", "warp"), ("--points-per-side", 0), ("--device", "tpu")],
+    [("--model", "vit_x"), ("--points-per-side", 0), ("--device", "tpu")],
 )
 def test_values_that_options_do_not_take(
     run: Callable, photo_file: Path, option: str, value: object
@@ -258,6 +258,10 @@ def test_values_that_options_do_not_take(
     result = run("masks", photo_file, *ALL, option, value)
     assert result.exit_code == 2
     assert option in result.stderr
+
+
+def test_unknown_speed(run: Callable, photo_file: Path, only_error: Callable) -> None:
+    assert "'warp'" in only_error(run("masks", photo_file, *ALL, "--speed", "warp"))
 
 
 def test_full_disk(

@@ -24,13 +24,13 @@ def test_image_side_shortcuts_equal_plain_attention(prompts: int, images: int) -
     image, positions = torch.randn(images, 50, 32), torch.randn(1, 50, 32)
     shared = image.expand(prompts, -1, -1)
     torch.testing.assert_close(
-        layer.token_to_image(tokens, image, positions),
+        layer.token_to_image(tokens, image, image + positions),
         layer(tokens, shared + positions, shared),
         rtol=1e-4,
         atol=1e-4,
     )
     torch.testing.assert_close(
-        layer.add_token_to_image(image, positions, k=tokens, v=values),
+        layer.add_token_to_image(image, image + positions, k=tokens, v=values),
         shared + layer(shared + positions, tokens, values),
         rtol=1e-4,
         atol=1e-4,
@@ -81,3 +81,20 @@ def test_single_and_multiple_masks_are_those_of_predict_masks(tiny_sam: Sam) -> 
     several, several_iou = tiny_sam.mask_decoder(*arguments, multimask_output=True)
     torch.testing.assert_close(torch.cat([single, several], dim=1), every)
     torch.testing.assert_close(torch.cat([single_iou, several_iou], dim=1), every_iou)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_confident_masks_are_those_above_the_threshold(tiny_sam: Sam, share: float) -> None:
+    arguments = (
+        torch.randn(1, 32, 20, 20),
+        tiny_sam.prompt_encoder.get_dense_pe(),
+        *prompts(tiny_sam, 19),
+    )
+    masks, iou = tiny_sam.mask_decoder(*arguments, multimask_output=True)
+    least = iou.min().item() - 1 if share == 0 else iou.quantile(share).item()
+    logits, scores, numbers = tiny_sam.mask_decoder.predict_confident(*arguments, least)
+    passing = iou > least
+    torch.testing.assert_close(scores, iou[passing])
+    torch.testing.assert_close(logits, masks[passing])
+    assert numbers.tolist() == passing.nonzero()[:, 0].tolist()

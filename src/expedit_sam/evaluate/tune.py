@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,9 +73,9 @@ def tune(
     Raises:
         InputError: an image cannot be read.
     """
-    came_with = sam.image_encoder.hourglass
-    depth = len(sam.image_encoder.blocks)
-    window = max(block.window_size for block in sam.image_encoder.blocks) or DEFAULT_WINDOW
+    encoder: Any = sam.image_encoder
+    came_with, depth = encoder.hourglass, len(encoder.blocks)
+    window = max(block.window_size for block in encoder.blocks) or DEFAULT_WINDOW
     try:
         exact, masks = _measure(sam, None, images, None, on_image)
         points = [exact]
@@ -92,7 +93,7 @@ def tune(
                     first = location + 1
         return points
     finally:
-        sam.image_encoder.hourglass = came_with
+        encoder.hourglass = came_with
 
 
 def most_settings(depth: int) -> int:

@@ -1,4 +1,7 @@
-"""What is worth keeping: scores of masks, their boxes, and non-maximum suppression."""
+"""What is worth keeping: scores of masks, their boxes, and non-maximum suppression.
+
+Arrays may be NumPy's or PyTorch's, on any device (see the Python array API standard).
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from array_api_compat import array_namespace, device, to_device
+
+Array = Any
 
 
 def calculate_stability_score(
-    masks: Tensor, mask_threshold: float, threshold_offset: float
-) -> Tensor:
+    masks: Array, mask_threshold: float, threshold_offset: float
+) -> Array:
     """How little a mask changes with the threshold: IoU of a strict and a lenient cut.
 
     Arguments:
@@ -25,36 +28,41 @@ def calculate_stability_score(
     Returns:
         ... scores, 0 to 1; NaN for a mask that is empty even at the lenient cut.
     """
-    strict = torch.count_nonzero(masks > mask_threshold + threshold_offset, dim=(-2, -1))
-    lenient = torch.count_nonzero(masks > mask_threshold - threshold_offset, dim=(-2, -1))
-    return strict / lenient
+    xp = array_namespace(masks)
+    strict = xp.sum(masks > mask_threshold + threshold_offset, axis=(-2, -1))
+    lenient = xp.sum(masks > mask_threshold - threshold_offset, axis=(-2, -1))
+    with np.errstate(invalid="ignore"):
+        return strict / lenient
 
 
-def batched_mask_to_box(masks: Tensor) -> Tensor:
+def batched_mask_to_box(masks: Array) -> Array:
     """Boxes (x0, y0, x1, y1) of the outermost pixels of ...xHxW masks; zeros where empty: ...x4."""
-    if masks.numel() == 0:
-        return torch.zeros(*masks.shape[:-2], 4, device=masks.device)
+    xp = array_namespace(masks)
+    if 0 in masks.shape:
+        return xp.zeros((*masks.shape[:-2], 4), device=device(masks))
     edges = []
-    for filled in (masks.any(dim=-2), masks.any(dim=-1)):
+    for filled in (xp.any(masks, axis=-2), xp.any(masks, axis=-1)):
         length = filled.shape[-1]
-        first = filled.to(torch.uint8).argmax(dim=-1)
-        last = length - 1 - filled.flip(-1).to(torch.uint8).argmax(dim=-1)
-        edges.append((first, last, filled.any(dim=-1)))
+        numbers = xp.astype(filled, xp.uint8)
+        first = xp.argmax(numbers, axis=-1)
+        last = length - 1 - xp.argmax(xp.flip(numbers, axis=-1), axis=-1)
+        edges.append((first, last, xp.any(filled, axis=-1)))
     (left, right, occupied), (top, bottom, _) = edges
-    return torch.stack([left, top, right, bottom], dim=-1) * occupied[..., None]
+    return xp.stack([left, top, right, bottom], axis=-1) * occupied[..., None]
 
 
 def is_box_near_crop_edge(
-    boxes: Tensor, crop_box: list[int], orig_box: list[int], atol: float = 20.0
-) -> Tensor:
+    boxes: Array, crop_box: list[int], orig_box: list[int], atol: float = 20.0
+) -> Array:
     """Which of Nx4 boxes (in the crop's frame) touch an edge of the crop inside the image: N."""
+    xp = array_namespace(boxes)
     crop, image = (
-        torch.as_tensor(box, dtype=torch.float, device=boxes.device) for box in (crop_box, orig_box)
+        xp.asarray(box, dtype=xp.float32, device=device(boxes)) for box in (crop_box, orig_box)
     )
-    boxes = uncrop_boxes_xyxy(boxes, crop_box).float()
-    near_crop = (boxes - crop).abs() <= atol
-    near_image = (boxes - image).abs() <= atol
-    return (near_crop & ~near_image).any(dim=1)
+    boxes = xp.astype(uncrop_boxes_xyxy(boxes, crop_box), xp.float32)
+    near_crop = xp.abs(boxes - crop) <= atol
+    near_image = xp.abs(boxes - image) <= atol
+    return xp.any(near_crop & ~near_image, axis=1)
 
 
 def box_xyxy_to_xywh(box_xyxy: Any) -> Any:
@@ -64,32 +72,35 @@ def box_xyxy_to_xywh(box_xyxy: Any) -> Any:
     return box
 
 
-def uncrop_boxes_xyxy(boxes: Tensor, crop_box: list[int]) -> Tensor:
+def uncrop_boxes_xyxy(boxes: Array, crop_box: list[int]) -> Array:
     """...x4 boxes from the frame of a crop to the frame of the image."""
     x0, y0 = crop_box[:2]
-    return boxes + torch.tensor([x0, y0, x0, y0], device=boxes.device)
+    return boxes + array_namespace(boxes).asarray([x0, y0, x0, y0], device=device(boxes))
 
 
-def uncrop_points(points: Tensor, crop_box: list[int]) -> Tensor:
+def uncrop_points(points: Array, crop_box: list[int]) -> Array:
     """...x2 points from the frame of a crop to the frame of the image."""
-    return points + torch.tensor(crop_box[:2], device=points.device)
+    return points + array_namespace(points).asarray(crop_box[:2], device=device(points))
 
 
-def uncrop_masks(masks: Tensor, crop_box: list[int], orig_h: int, orig_w: int) -> Tensor:
+def uncrop_masks(masks: Array, crop_box: list[int], orig_h: int, orig_w: int) -> Array:
     """NxHxW masks of a crop to NxorigHxorigW masks of the image, empty outside the crop."""
     x0, y0, x1, y1 = crop_box
     if (x0, y0, x1, y1) == (0, 0, orig_w, orig_h):
         return masks
-    return F.pad(masks, (x0, orig_w - x1, y0, orig_h - y1))
+    shape = (*masks.shape[:-2], orig_h, orig_w)
+    whole = array_namespace(masks).zeros(shape, dtype=masks.dtype, device=device(masks))
+    whole[..., y0:y1, x0:x1] = masks
+    return whole
 
 
-def suppress_duplicates(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+def suppress_duplicates(boxes: Array, scores: Array, iou_threshold: float) -> np.ndarray:
     """Non-maximum suppression of Nx4 boxes (x0, y0, x1, y1): indices kept, best first."""
-    order = torch.argsort(scores, descending=True, stable=True).cpu()
-    rank = torch.empty(len(order))
+    order = np.argsort(-np.asarray(to_device(scores, "cpu")), kind="stable")
+    rank = np.empty(len(order))
     # OpenCV wants positive scores; only their order matters.
-    rank[order] = torch.arange(len(order), 0, -1, dtype=torch.float)
-    corners = boxes.double().cpu().numpy()
+    rank[order] = np.arange(len(order), 0, -1)
+    corners = np.asarray(to_device(boxes, "cpu"), dtype=float)
     as_xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     kept = cv2.dnn.NMSBoxes(as_xywh.tolist(), rank.tolist(), 0.0, iou_threshold)
-    return torch.as_tensor(np.asarray(kept, dtype=np.int64).reshape(-1))
+    return np.asarray(kept, dtype=np.int64).reshape(-1)

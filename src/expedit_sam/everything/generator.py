@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from array_api_compat import array_namespace
 
+from expedit_sam.base_predictor import BasePredictor, check_image
 from expedit_sam.errors import InputError
 from expedit_sam.everything import rle
 from expedit_sam.everything.filters import (
     batched_mask_to_box,
     box_xyxy_to_xywh,
-    calculate_stability_score,
-    is_box_near_crop_edge,
     suppress_duplicates,
     uncrop_boxes_xyxy,
-    uncrop_masks,
     uncrop_points,
 )
+from expedit_sam.everything.full_size import MaskMaker
 from expedit_sam.everything.mask_data import MaskData
+from expedit_sam.everything.point_queue import PointQueue
 from expedit_sam.everything.prompts import (
-    batch_iterator,
     build_all_layer_point_grids,
     generate_crop_boxes,
 )
 from expedit_sam.everything.regions import remove_small_regions
-from expedit_sam.model.sam import Sam
-from expedit_sam.predictor import SamPredictor, check_image
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
-
-# Masks are upscaled a few at a time: one of a 12-megapixel photograph takes 48 MB.
-_PIXELS_PER_STEP = 2**24
 
 Progress = Callable[[int, int], None]
 
@@ -59,6 +53,9 @@ class SamAutomaticMaskGenerator:
         point_grids: one Nx2 array of points in [0, 1] a layer, instead of ``points_per_side``.
         min_mask_region_area: holes and islands of fewer pixels are removed; 0 for none.
         output_mode: "binary_mask", "uncompressed_rle" or "coco_rle".
+        skip_covered: not the original's: ask every second point of every second row first, and of
+            the others only those that no mask covers yet which is at most this share of the crop
+            (0 to 1). 0 asks all.
 
     Raises:
         InputError: an argument is missing or unknown; the message says which.
@@ -66,7 +63,7 @@ class SamAutomaticMaskGenerator:
 
     def __init__(
         self,
-        model: Sam,
+        model: Any,
         points_per_side: int | None = 32,
         points_per_batch: int = 64,
         pred_iou_thresh: float = 0.88,
@@ -80,6 +77,7 @@ class SamAutomaticMaskGenerator:
         point_grids: list[np.ndarray] | None = None,
         min_mask_region_area: int = 0,
         output_mode: str = "binary_mask",
+        skip_covered: float = 0.0,
     ) -> None:
         if (points_per_side is None) == (point_grids is None):
             raise InputError("give exactly one of points_per_side and point_grids")
@@ -87,6 +85,10 @@ class SamAutomaticMaskGenerator:
             raise InputError(f"points_per_side is {points_per_side}; it must be 1 or more")
         if points_per_batch < 1:
             raise InputError(f"points_per_batch is {points_per_batch}; it must be 1 or more")
+        if not 0 <= skip_covered <= 1:
+            raise InputError(
+                f"skip_covered is {skip_covered}; it must be 0 to 1, a share of a crop"
+            )
         if output_mode not in OUTPUT_MODES:
             raise InputError(
                 f"output_mode is {output_mode!r}; it must be one of {', '.join(OUTPUT_MODES)}"
@@ -96,7 +98,7 @@ class SamAutomaticMaskGenerator:
                 points_per_side, crop_n_layers, crop_n_points_downscale_factor
             )
         self.point_grids = point_grids or []
-        self.predictor = SamPredictor(model)
+        self.predictor = self._new_predictor(model)
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
         self.stability_score_thresh = stability_score_thresh
@@ -108,8 +110,14 @@ class SamAutomaticMaskGenerator:
         self.crop_n_points_downscale_factor = crop_n_points_downscale_factor
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
+        self.skip_covered = skip_covered
 
-    @torch.no_grad()
+    @staticmethod
+    def _new_predictor(model: Any) -> BasePredictor:
+        from expedit_sam.predictor import SamPredictor  # other predictors do without PyTorch
+
+        return SamPredictor(model)
+
     def generate(
         self, image: np.ndarray, on_progress: Progress | None = None
     ) -> list[dict[str, Any]]:
@@ -179,7 +187,7 @@ class SamAutomaticMaskGenerator:
             data.cat(self._process_crop(image, crop_box, self.point_grids[layer], advance))
         if len(crops) > 1:
             # Between crops, the mask found in the smaller one is the more detailed.
-            x0, y0, x1, y1 = data["crop_boxes"].unbind(1)
+            x0, y0, x1, y1 = data["crop_boxes"].T
             scores = 1 / ((x1 - x0) * (y1 - y0))
             data.filter(suppress_duplicates(data["boxes"], scores, self.crop_nms_thresh))
         return data
@@ -194,68 +202,51 @@ class SamAutomaticMaskGenerator:
         x0, y0, x1, y1 = crop_box
         self.predictor.set_image(image[y0:y1, x0:x1])
         points_in_crop = grid * (x1 - x0, y1 - y0)
+        maker = MaskMaker(
+            side=self.predictor.transform.target_length,
+            input_size=self.predictor.input_size,
+            crop_box=(x0, y0, x1, y1),
+            image_size=(image.shape[0], image.shape[1]),
+            threshold=self.predictor.mask_threshold,
+            stability_offset=self.stability_score_offset,
+            least_stability=self.stability_score_thresh,
+        )
         data = MaskData()
-        for (points,) in batch_iterator(self.points_per_batch, points_in_crop):
-            data.cat(self._process_batch(points, crop_box, image.shape[:2]))
-            advance(len(points))
+        largest = self.skip_covered * (x1 - x0) * (y1 - y0)
+        queue = PointQueue(
+            points_in_crop, self.points_per_batch, largest, (x0, y0), image.shape[:2]
+        )
+        settled = 0
+        for points in queue:
+            found = self._process_batch(points, maker)
+            if largest > 0:
+                queue.cover(found["rles"])
+            data.cat(found)
+            advance(queue.settled - settled)
+            settled = queue.settled
+        if queue.settled > settled:
+            advance(queue.settled - settled)  # skipped after the last batch
         self.predictor.reset_image()
 
         data.filter(suppress_duplicates(data["boxes"], data["iou_preds"], self.box_nms_thresh))
         data["boxes"] = uncrop_boxes_xyxy(data["boxes"], crop_box)
         data["points"] = uncrop_points(data["points"], crop_box)
-        data["crop_boxes"] = torch.tensor([crop_box] * len(data["rles"])).reshape(-1, 4)
+        data["crop_boxes"] = np.array([crop_box] * len(data["rles"]), dtype=int).reshape(-1, 4)
         return data
 
-    def _process_batch(
-        self, points: np.ndarray, crop_box: list[int], image_size: tuple[int, ...]
-    ) -> MaskData:
+    def _process_batch(self, points: np.ndarray, maker: MaskMaker) -> MaskData:
         """The masks of some points of a crop that pass the filters, run-length encoded."""
-        candidates = self._ask(points)
-        if self.pred_iou_thresh > 0.0:
-            # Before upscaling: most of the masks end here.
-            candidates.filter(candidates["iou_preds"] > self.pred_iou_thresh)
-        number = len(candidates["iou_preds"])
-        height, width = self.predictor.original_size
-        step = max(1, _PIXELS_PER_STEP // (height * width))
-        data = MaskData()
-        for start in range(0, max(1, number), step):
-            some = {name: column[start : start + step] for name, column in candidates.items()}
-            data.cat(self._keep_stable(MaskData(**some), crop_box, image_size))
-        return data
-
-    def _keep_stable(
-        self, data: MaskData, crop_box: list[int], image_size: tuple[int, ...]
-    ) -> MaskData:
-        """Candidates with low-res logits to masks of the image's size, those worth keeping."""
-        height, width = image_size
-        model = self.predictor.model
-        masks = model.postprocess_masks(
-            data["logits"][:, None], self.predictor.input_size, self.predictor.original_size
-        )[:, 0]
-        del data["logits"]
-        data["stability_score"] = calculate_stability_score(
-            masks, model.mask_threshold, self.stability_score_offset
-        )
-        data["masks"] = masks > model.mask_threshold
-        if self.stability_score_thresh > 0.0:
-            data.filter(data["stability_score"] >= self.stability_score_thresh)
-        data["boxes"] = batched_mask_to_box(data["masks"])
-        data.filter(~is_box_near_crop_edge(data["boxes"], crop_box, [0, 0, width, height]))
-        data["rles"] = rle.encode_masks(uncrop_masks(data["masks"], crop_box, height, width))
-        del data["masks"]
-        return data
-
-    def _ask(self, points: np.ndarray) -> MaskData:
-        """Low-res logits and predicted IoU of the three masks of each point."""
-        device = self.predictor.device
-        scaled = self.predictor.transform.apply_coords(points, self.predictor.original_size)
-        coords = torch.as_tensor(scaled, dtype=torch.float, device=device)[:, None]
-        labels = torch.ones(coords.shape[:2], dtype=torch.int, device=device)
-        logits, iou = self.predictor.predict_low_res(coords, labels)
+        least = self.pred_iou_thresh if self.pred_iou_thresh > 0.0 else -math.inf
+        logits, iou, numbers = self.predictor.ask_each(points, least)
+        made = [maker.make(low_res) for low_res in logits]
+        kept = [i for i, mask in enumerate(made) if mask is not None]
+        masks = [mask for mask in made if mask is not None]
         return MaskData(
-            logits=logits.flatten(0, 1),
-            iou_preds=iou.flatten(0, 1),
-            points=torch.as_tensor(points.repeat(logits.shape[1], axis=0)),
+            iou_preds=iou[kept],
+            points=points[numbers[kept]],
+            stability_score=np.array([mask.stability for mask in masks], np.float32),
+            boxes=np.array([mask.box for mask in masks], int).reshape(-1, 4),
+            rles=[mask.rle for mask in masks],
         )
 
     @staticmethod
@@ -271,18 +262,18 @@ class SamAutomaticMaskGenerator:
         """
         if len(mask_data["rles"]) == 0:
             return mask_data
-        masks: list[Tensor] = []
+        masks: list[np.ndarray] = []
         unchanged: list[bool] = []
         for encoded in mask_data["rles"]:
             mask, filled = remove_small_regions(rle.decode_mask(encoded), min_area, mode="holes")
             mask, cleared = remove_small_regions(mask, min_area, mode="islands")
-            masks.append(torch.as_tensor(mask))
+            masks.append(mask)
             unchanged.append(not (filled or cleared))
-        boxes = torch.stack([batched_mask_to_box(mask) for mask in masks])
+        boxes = np.stack([batched_mask_to_box(mask) for mask in masks])
+        own = mask_data["boxes"]
         for i in range(len(masks)):
             if not unchanged[i]:
                 mask_data["rles"][i] = rle.encode_masks(masks[i][None])[0]
-                mask_data["boxes"][i] = boxes[i]
-        scores = torch.tensor(unchanged, dtype=torch.float)
-        mask_data.filter(suppress_duplicates(boxes, scores, nms_thresh))
+                own[i] = array_namespace(own).asarray(boxes[i])
+        mask_data.filter(suppress_duplicates(boxes, np.array(unchanged, float), nms_thresh))
         return mask_data

@@ -7,8 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from array_api_compat import array_namespace, is_array_api_obj, is_torch_array, to_device
 
 
 class MaskData:
@@ -20,7 +19,7 @@ class MaskData:
             self[name] = column
 
     def __setitem__(self, key: str, item: Any) -> None:
-        if not isinstance(item, (list, np.ndarray, Tensor)):
+        if not (isinstance(item, list) or is_array_api_obj(item)):
             raise TypeError(
                 f"column {key} is a {type(item).__name__}; give a list, array or tensor"
             )
@@ -36,16 +35,14 @@ class MaskData:
         """Names and columns."""
         return self._columns.items()
 
-    def filter(self, keep: Tensor) -> None:
+    def filter(self, keep: Any) -> None:
         """Keep the rows that ``keep`` names: a boolean for each, or the indices in their order."""
-        rows = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
+        rows = np.asarray(to_device(keep, "cpu"))
+        if rows.dtype == bool:
+            rows = rows.nonzero()[0]
         for name, column in self._columns.items():
-            if isinstance(column, Tensor):
-                self._columns[name] = column[rows.to(column.device)]
-            elif isinstance(column, np.ndarray):
-                self._columns[name] = column[rows.cpu().numpy()]
-            else:
-                self._columns[name] = [column[i] for i in rows.tolist()]
+            is_list = isinstance(column, list)
+            self._columns[name] = [column[i] for i in rows] if is_list else column[rows]
 
     def cat(self, new_stats: MaskData) -> None:
         """Append the rows of another."""
@@ -53,15 +50,13 @@ class MaskData:
             own = self._columns.get(name)
             if own is None:
                 self._columns[name] = deepcopy(column)
-            elif isinstance(column, Tensor):
-                self._columns[name] = torch.cat([own, column])
-            elif isinstance(column, np.ndarray):
-                self._columns[name] = np.concatenate([own, column])
-            else:
+            elif isinstance(column, list):
                 self._columns[name] = own + deepcopy(column)
+            else:
+                self._columns[name] = array_namespace(own, column).concat([own, column])
 
     def to_numpy(self) -> None:
         """Turn tensors into arrays."""
         for name, column in self._columns.items():
-            if isinstance(column, Tensor):
+            if is_torch_array(column):
                 self._columns[name] = column.detach().cpu().numpy()

@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from array_api_compat import to_device
 from pycocotools import mask as coco
-from torch import Tensor
 
 Rle = dict[str, Any]
 
 
-def encode_masks(masks: Tensor) -> list[Rle]:
-    """NxHxW boolean masks to COCO RLE, ``counts`` as bytes."""
-    pixels = masks.to("cpu").numpy().view(np.uint8)
+def encode_masks(masks: Any) -> list[Rle]:
+    """NxHxW boolean masks, an array or a tensor, to COCO RLE, ``counts`` as bytes."""
+    pixels = np.asarray(to_device(masks, "cpu")).view(np.uint8)
     return [coco.encode(np.asfortranarray(mask)) for mask in pixels]
+
+
+def encode_transposed(mask: np.ndarray) -> Rle:
+    """A mask to COCO RLE, given as WxH uint8: the order that the encoding goes in, so no copy."""
+    return coco.encode(mask.T)
 
 
 def decode_mask(rle: Rle) -> np.ndarray:

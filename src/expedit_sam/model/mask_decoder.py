@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from expedit_sam.model.layers import MLP, LayerNorm2d
 
-_PROMPTS_PER_STEP = 8
+_PROMPTS_PER_STEP = 6
 
 
 class MaskDecoder(nn.Module):
@@ -97,52 +98,92 @@ class MaskDecoder(nn.Module):
             slice(None),
         )
 
+    def predict_confident(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        least_iou: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of three masks a prompt, those with a predicted IoU above ``least_iou``.
+
+        Predicted IoU is known before the pixels are: prompts without such a mask are spared the
+        upscaling.
+
+        Returns:
+            Kx4hx4w low-res logits, K predicted IoU, and of each the number of its prompt.
+        """
+        logits, scores, numbers = [], [], []
+        done = 0
+        for image_tokens, kernels, iou in self._decode(
+            image_embeddings,
+            image_pe,
+            sparse_prompt_embeddings,
+            dense_prompt_embeddings,
+            slice(1, None),
+        ):
+            passing = iou > least_iou
+            some = passing.any(dim=1).nonzero()[:, 0]
+            grid = image_embeddings.shape[-2:]
+            logits.append(
+                self._upscale_each(image_tokens[some], kernels[some], grid)[passing[some]]
+            )
+            scores.append(iou[passing])
+            numbers.append(passing.nonzero()[:, 0] + done)
+            done += len(iou)
+        return torch.cat(logits), torch.cat(scores), torch.cat(numbers)
+
     def _predict(
         self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, chosen: slice
     ) -> tuple[Tensor, Tensor]:
-        """A few prompts at a time on a CPU, so that their image tokens stay in its cache."""
+        masks, scores = [], []
+        for image_tokens, kernels, iou in self._decode(image, image_pe, sparse, dense, chosen):
+            masks.append(self._upscale_each(image_tokens, kernels, image.shape[-2:]))
+            scores.append(iou)
+        return torch.cat(masks), torch.cat(scores)
+
+    def _decode(
+        self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, chosen: slice
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Bx(h*w)xC image tokens, BxMx(C/8) mask kernels and BxM predicted IoU of some prompts.
+
+        A few prompts at a time on a CPU, so that their image tokens stay in its cache.
+        """
         prompts = len(sparse)
         step = _PROMPTS_PER_STEP if sparse.device.type == "cpu" else max(prompts, 1)
-        if prompts <= step:
-            return self._predict_step(image, image_pe, sparse, dense, chosen)
-        steps = [
-            self._predict_step(
-                image if len(image) == 1 else image[i : i + step],
-                image_pe if len(image_pe) == 1 else image_pe[i : i + step],
-                sparse[i : i + step],
-                dense[i : i + step],
+        for start in range(0, max(prompts, 1), step):
+            here = slice(start, start + step)
+            yield self._decode_step(
+                image if len(image) == 1 else image[here],
+                image_pe if len(image_pe) == 1 else image_pe[here],
+                sparse[here],
+                dense[here],
                 chosen,
             )
-            for i in range(0, prompts, step)
-        ]
-        masks, iou = zip(*steps, strict=True)
-        return torch.cat(masks), torch.cat(iou)
 
-    def _predict_step(
+    def _decode_step(
         self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, chosen: slice
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         own_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own_tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         if dense.stride(0) == 0:
             # No mask input: one embedding repeated, so all prompts still share the image.
             dense = dense[:1]
-        height, width = image.shape[-2:]
         tokens, image_tokens = self.transformer(image + dense, image_pe, tokens)
+        mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens].unbind(1)
+        heads = list(zip(self.output_hypernetworks_mlps, mask_tokens, strict=True))[chosen]
+        kernels = torch.stack([head(token) for head, token in heads], dim=1)
+        return image_tokens, kernels, self.iou_prediction_head(tokens[:, 0])[:, chosen]
 
-        mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
-        kernels = torch.stack(
-            [
-                mlp(token)
-                for mlp, token in list(
-                    zip(self.output_hypernetworks_mlps, mask_tokens.unbind(1), strict=True)
-                )[chosen]
-            ],
-            dim=1,
-        )
-        masks = self._upscale(image_tokens, kernels, (height, width))
-        return masks, self.iou_prediction_head(tokens[:, 0])[:, chosen]
+    def _upscale_each(self, image_tokens: Tensor, kernels: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """``_upscale``, on a CPU a prompt at a time: pixels are sixteen times as many as tokens."""
+        if image_tokens.device.type != "cpu" or len(kernels) <= 1:
+            return self._upscale(image_tokens, kernels, grid)
+        each = zip(image_tokens.split(1), kernels.split(1), strict=True)
+        return torch.cat([self._upscale(*one, grid) for one in each])
 
-    def _upscale(self, image_tokens: Tensor, kernels: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _upscale(self, image_tokens: Tensor, kernels: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Bx(h*w)xC image tokens and BxMx(C/8) mask kernels to BxMx4hx4w logits.
 
         A 2x2 transposed convolution of stride 2 is a matrix product; pixels stay in the order of
@@ -154,7 +195,7 @@ class MaskDecoder(nn.Module):
         x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         x = last_activation(_transposed_convolution(second, x))
         batch, masks, _ = kernels.shape
-        logits = torch.bmm(kernels, x.reshape(batch, -1, x.shape[-1]).transpose(1, 2))
+        logits = torch.bmm(kernels, x.flatten(1, -2).transpose(1, 2))
         # Pixels come as token row, token column, then a 2x2 place inside it, twice.
         logits = logits.view(batch, masks, *grid, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return logits.reshape(batch, masks, grid[0] * 4, grid[1] * 4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from expedit_sam.model.image_encoder import ImageEncoderViT
 from expedit_sam.model.mask_decoder import MaskDecoder
 from expedit_sam.model.prompt_encoder import PromptEncoder
+from expedit_sam.transforms import upscale_logits
 
 
 class Sam(nn.Module):
@@ -106,8 +106,6 @@ class Sam(nn.Module):
     ) -> Tensor:
         """Low-res logits to the original image: upscale, drop the padding, scale again.
 
-        Both scalings are bilinear, hence linear and separable: one small matrix an axis does both.
-
         Arguments:
             masks: BxMx4hx4w low-res logits.
             input_size: (H, W) of the resized image before padding.
@@ -117,21 +115,12 @@ class Sam(nn.Module):
             BxMxHxW logits.
         """
         side = self.image_encoder.img_size
-        rows, columns = (
-            _resampling_matrix(low, side, inside, original).to(masks)
-            for low, inside, original in zip(
-                masks.shape[-2:], input_size, original_size, strict=True
+        if masks.device.type == "cpu" and not (torch.is_grad_enabled() and masks.requires_grad):
+            # OpenCV's scaling is three times as fast as PyTorch's.
+            upscaled = upscale_logits(
+                masks.detach().float().numpy(), side, input_size, original_size
             )
-        )
-        return rows @ (masks @ columns.T)
-
-
-@lru_cache(maxsize=32)
-def _resampling_matrix(low: int, side: int, inside: int, original: int) -> Tensor:
-    """original x low: bilinear low -> side, the first ``inside`` of it, bilinear -> original."""
-    identity = torch.eye(low)[None]
-    upscaled = F.interpolate(identity, size=side, mode="linear", align_corners=False)
-    scaled = F.interpolate(
-        upscaled[..., :inside], size=original, mode="linear", align_corners=False
-    )
-    return scaled[0].T.contiguous()
+            return torch.from_numpy(upscaled).to(masks.dtype)
+        square = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
+        inside = square[..., : input_size[0], : input_size[1]]
+        return F.interpolate(inside, tuple(original_size), mode="bilinear", align_corners=False)

@@ -77,7 +77,7 @@ class TwoWayTransformer(nn.Module):
         for layer in self.layers:
             queries, keys = layer(queries, keys, point_embedding, key_pe)
         attended = self.final_attn_token_to_image.token_to_image(
-            queries + point_embedding, keys, key_pe
+            queries + point_embedding, keys, keys + key_pe
         )
         return self.norm_final_attn(queries + attended), keys
 
@@ -120,12 +120,13 @@ class TwoWayAttentionBlock(nn.Module):
             queries = queries + self.self_attn(q, q, queries)
         queries = self.norm1(queries)
 
-        attended = self.cross_attn_token_to_image.token_to_image(queries + query_pe, keys, key_pe)
+        placed = keys + key_pe
+        attended = self.cross_attn_token_to_image.token_to_image(queries + query_pe, keys, placed)
         queries = self.norm2(queries + attended)
         queries = self.norm3(queries + self.mlp(queries))
 
         keys = self.cross_attn_image_to_token.add_token_to_image(
-            keys, key_pe, k=queries + query_pe, v=queries
+            keys, placed, k=queries + query_pe, v=queries
         )
         return queries, self.norm4(keys)
 
@@ -154,31 +155,31 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
-    def token_to_image(self, tokens: Tensor, image: Tensor, image_pe: Tensor) -> Tensor:
-        """What ``forward(tokens, image + image_pe, image)`` gives, with few image-side operations.
+    def token_to_image(self, tokens: Tensor, image: Tensor, placed: Tensor) -> Tensor:
+        """What ``forward(tokens, placed, image)`` gives, with few image-side operations.
 
         Arguments:
             tokens: BxTxC.
             image: BxNxC, or 1xNxC shared by all prompts.
-            image_pe: 1xNxC or BxNxC.
+            placed: the image with its positions added.
         """
         batch, length, _ = tokens.shape
         if image.shape[0] == 1 and batch > 1:
-            together = self.forward(tokens.reshape(1, batch * length, -1), image + image_pe, image)
+            together = self.forward(tokens.reshape(1, batch * length, -1), placed, image)
             return together.view(batch, length, -1)
         q = self._heads(self.q_proj(tokens)) / math.sqrt(self.internal_dim // self.num_heads)
-        belonging = self._scores(q, self.k_proj, image, image_pe).softmax(dim=-1)
+        belonging = self._scores(q, self.k_proj, placed).softmax(dim=-1)
         mixed = torch.bmm(belonging, image).view(batch, self.num_heads, length, -1)
         weight = self.v_proj.weight.view(self.num_heads, -1, self.embedding_dim)
         out = mixed @ weight.transpose(1, 2) + self.v_proj.bias.view(self.num_heads, 1, -1)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
-    def add_token_to_image(self, image: Tensor, image_pe: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What ``image + forward(image + image_pe, k, v)`` gives, with few image-side operations.
+    def add_token_to_image(self, image: Tensor, placed: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What ``image + forward(placed, k, v)`` gives, with few image-side operations.
 
         Arguments:
             image: BxNxC, or 1xNxC shared by all prompts.
-            image_pe: 1xNxC or BxNxC.
+            placed: the image with its positions added.
             k, v: BxTxC.
 
         Returns:
@@ -186,12 +187,12 @@ class Attention(nn.Module):
         """
         keys = self._heads(self.k_proj(k)) / math.sqrt(self.internal_dim // self.num_heads)
         if image.shape[0] == 1 and k.shape[0] > 1:
-            q = self._heads(self.q_proj(image + image_pe))
-            scores = _few_to_many(keys, q[0])
+            q = self._heads(self.q_proj(placed))[0]
+            scores = torch.einsum("bhtd,hnd->bhtn", keys, q).flatten(1, 2)
         else:
-            scores = self._scores(keys, self.q_proj, image, image_pe)
+            scores = self._scores(keys, self.q_proj, placed)
         # Over tokens, the last dimension but one: long rows of image tokens stay contiguous.
-        belonging = scores.unflatten(1, keys.shape[1:3]).softmax(dim=-2).flatten(1, 2)
+        belonging = scores.unflatten(1, (self.num_heads, -1)).softmax(dim=-2).flatten(1, 2)
         weight = self.out_proj.weight.view(self.embedding_dim, self.num_heads, -1)
         values = torch.einsum("bhtd,chd->bhtc", self._heads(self.v_proj(v)), weight)
         # Each head's weights sum to 1, so each can bring its share of the bias.
@@ -202,19 +203,16 @@ class Attention(nn.Module):
         """BxNxC to BxheadsxNx(C/heads)."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
-    def _scores(
-        self, tokens: Tensor, projection: nn.Linear, image: Tensor, image_pe: Tensor
-    ) -> Tensor:
-        """Bx(heads*T)xN products of BxheadsxTxd tokens with ``projection(image + image_pe)``."""
+    def _scores(self, tokens: Tensor, projection: nn.Linear, placed: Tensor) -> Tensor:
+        """Bx(heads*T)xN products of BxheadsxTxd tokens with the projected image.
+
+        The projection's bias takes part too: it adds the same to all scores of a token over the
+        image, but not of an image token over the tokens.
+        """
         weight = projection.weight.view(self.num_heads, -1, self.embedding_dim)
-        widened = (tokens @ weight).flatten(1, 2)
-        if image_pe.shape[0] == 1:
-            scores = _few_to_many(tokens, self._heads(projection(image_pe))[0])
-        else:
-            scores = (tokens @ self._heads(projection(image_pe)).transpose(-2, -1)).flatten(1, 2)
-        return scores.baddbmm_(widened, image.transpose(1, 2))
-
-
-def _few_to_many(tokens: Tensor, image: Tensor) -> Tensor:
-    """Products of BxheadsxTxd tokens with headsxNxd image tokens that all share: Bx(heads*T)xN."""
-    return torch.einsum("bhtd,hnd->bhtn", tokens, image).flatten(1, 2)
+        bias = projection.bias.view(self.num_heads, -1, 1)
+        return torch.baddbmm(
+            (tokens @ bias).flatten(1, 2),
+            (tokens @ weight).flatten(1, 2),
+            placed.transpose(1, 2),
+        )

@@ -1,0 +1,224 @@
+"""What every predictor does, whatever runs its network: checks, scales and keeps. No PyTorch."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from expedit_sam.errors import InputError
+from expedit_sam.transforms import ResizeLongestSide
+
+
+class BasePredictor(ABC):
+    """Encodes an image, then predicts masks from as many prompts as you like.
+
+    Arguments:
+        img_size: side of the network's square input in pixels.
+        network_format: order of the channels it takes, "RGB" or "BGR".
+        mask_input_size: (h, w) of its low-res logits.
+        mask_threshold: logits above it belong to a mask.
+    """
+
+    features: Any
+    original_size: tuple[int, int]
+    input_size: tuple[int, int]
+
+    def __init__(
+        self,
+        img_size: int,
+        network_format: str,
+        mask_input_size: tuple[int, int],
+        mask_threshold: float,
+    ) -> None:
+        self.transform = ResizeLongestSide(img_size)
+        self.network_format = network_format
+        self.mask_input_size = mask_input_size
+        self.mask_threshold = mask_threshold
+        self.reset_image()
+
+    def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
+        """Encode an image for ``predict``.
+
+        Arguments:
+            image: HxWx3 uint8, 0 to 255.
+            image_format: order of its channels, "RGB" or "BGR".
+
+        Raises:
+            InputError: the array is no such image, or the format is unknown.
+        """
+        check_image(image)
+        if image_format not in ("RGB", "BGR"):
+            raise InputError(f"image_format is {image_format!r}; it must be 'RGB' or 'BGR'")
+        if image_format != self.network_format:
+            image = image[..., ::-1]
+        resized = self.transform.apply_image(np.ascontiguousarray(image))
+        self._encode(resized, (image.shape[0], image.shape[1]))
+
+    def predict(
+        self,
+        point_coords: np.ndarray | None = None,
+        point_labels: np.ndarray | None = None,
+        box: np.ndarray | None = None,
+        mask_input: np.ndarray | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Predict masks from one prompt on the image that was set.
+
+        Arguments:
+            point_coords: Nx2 points (x, y) in pixels of the image.
+            point_labels: N labels, 1 foreground and 0 background.
+            box: (x0, y0, x1, y1) in pixels of the image.
+            mask_input: 1x4hx4w low-res logits of an earlier prediction (1x256x256 for SAM).
+            multimask_output: three masks, for a prompt that may mean several things; or one.
+            return_logits: logits instead of booleans.
+
+        Returns:
+            CxHxW masks in the image's size, C predicted IoU, and Cx4hx4w low-res logits.
+
+        Raises:
+            RuntimeError: no image was set.
+            InputError: a prompt has a wrong shape, is not finite, or its labels do not match.
+        """
+        self._require_image()
+        points = self._points(point_coords, point_labels)
+        boxes = None if box is None else self._box(box)
+        low_res = None if mask_input is None else self._mask_input(mask_input)
+        coords, labels = points if points is not None else (None, None)
+        return self._predict(coords, labels, boxes, low_res, multimask_output, return_logits)
+
+    def get_image_embedding(self) -> Any:
+        """The 1xCxhxw embedding of the image that was set (C=256, h=w=64 for SAM).
+
+        Raises:
+            RuntimeError: no image was set.
+        """
+        self._require_image()
+        return self.features
+
+    def reset_image(self) -> None:
+        """Forget the image."""
+        self.is_image_set = False
+        for name in ("features", "original_size", "input_size"):
+            self.__dict__.pop(name, None)
+
+    @abstractmethod
+    def ask_each(
+        self, points: np.ndarray, least_iou: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The masks that each of Nx2 foreground points (x, y) alone may mean, if good enough.
+
+        Arguments:
+            points: in pixels of the image.
+            least_iou: masks whose predicted IoU is not above it are left out.
+
+        Returns:
+            Kx4hx4w low-res logits, K predicted IoU, and of each the number of its point.
+        """
+
+    @abstractmethod
+    def _encode(self, resized: np.ndarray, original_size: tuple[int, int]) -> None:
+        """Encode an HxWx3 uint8 image that is scaled for the network; sets the attributes."""
+
+    @abstractmethod
+    def _predict(
+        self,
+        point_coords: np.ndarray | None,
+        point_labels: np.ndarray | None,
+        box: np.ndarray | None,
+        mask_input: np.ndarray | None,
+        multimask_output: bool,
+        return_logits: bool,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``predict`` with 1xNx2 points, 1xN labels, 1x4 box and 1x1x4hx4w mask for the network."""
+
+    def _require_image(self) -> None:
+        if not self.is_image_set:
+            raise RuntimeError("no image is set: call set_image(image) before predicting masks")
+
+    def _points(
+        self, coords: np.ndarray | None, labels: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        if coords is None:
+            if labels is not None:
+                raise InputError("point_labels were given without point_coords: pass both")
+            return None
+        coords = _numbers(coords, "point_coords")
+        if coords.ndim != 2 or coords.shape[1] != 2 or len(coords) == 0:
+            raise InputError(
+                f"point_coords have shape {coords.shape}; they must be Nx2, N at least 1"
+            )
+        if labels is None:
+            raise InputError("point_coords were given without point_labels: pass one label a point")
+        labels = _numbers(labels, "point_labels")
+        if labels.shape != coords.shape[:1]:
+            raise InputError(
+                f"point_labels have shape {labels.shape} for {len(coords)} points: pass one a point"
+            )
+        if not np.isin(labels, (-1, 0, 1)).all():
+            raise InputError("point_labels must be 1 (foreground) or 0 (background)")
+        self._warn_if_outside(coords[labels >= 0], "point_coords")
+        scaled = self.transform.apply_coords(coords, self.original_size)
+        return scaled.astype(np.float32)[None], labels.astype(np.int32)[None]
+
+    def _box(self, box: np.ndarray) -> np.ndarray:
+        box = _numbers(box, "box")
+        if box.size != 4:
+            raise InputError(
+                f"box has shape {box.shape}; it must be (x0, y0, x1, y1); "
+                "for several boxes use predict_torch"
+            )
+        x0, y0, x1, y1 = box.ravel()
+        if x0 > x1 or y0 > y1:
+            raise InputError(
+                f"box {box.ravel().tolist()} must be (x0, y0, x1, y1), x0<=x1 and y0<=y1"
+            )
+        self._warn_if_outside(box.reshape(2, 2), "box")
+        return self.transform.apply_boxes(box, self.original_size).astype(np.float32)
+
+    def _mask_input(self, mask_input: np.ndarray) -> np.ndarray:
+        mask = _numbers(mask_input, "mask_input")
+        expected = (1, *self.mask_input_size)
+        if mask.shape != expected:
+            raise InputError(
+                f"mask_input has shape {mask.shape}; it must be {expected}, "
+                "the low-res logits of an earlier prediction"
+            )
+        return mask.astype(np.float32)[None]
+
+    def _warn_if_outside(self, points: np.ndarray, name: str) -> None:
+        height, width = self.original_size
+        if ((points < 0) | (points > (width, height))).any():
+            warnings.warn(
+                f"{name} reach outside the {width}x{height} image: masks may be meaningless",
+                stacklevel=4,
+            )
+
+
+def check_image(image: object) -> None:
+    """Raise ``InputError`` unless the image is an HxWx3 uint8 array with pixels in it."""
+    if not isinstance(image, np.ndarray):
+        raise InputError(
+            f"image is a {type(image).__name__}; it must be an HxWx3 uint8 array: "
+            "np.asarray(image.convert('RGB')) makes one of a Pillow image"
+        )
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"image has shape {image.shape}; it must be HxWx3")
+    if image.dtype != np.uint8:
+        raise InputError(f"image has type {image.dtype}; it must be uint8, 0 to 255")
+    if image.size == 0:
+        raise InputError(f"image has shape {image.shape}: it has no pixels")
+
+
+def _numbers(values: object, name: str) -> np.ndarray:
+    """The values as a float array; ``InputError`` if they are no finite numbers."""
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be an array of numbers") from None
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinite values")
+    return array

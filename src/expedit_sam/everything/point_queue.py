@@ -1,0 +1,73 @@
+"""Which points of a grid are asked, and in which order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from expedit_sam.everything.prompts import batch_iterator
+from expedit_sam.everything.rle import Rle, area, decode_mask
+
+
+class PointQueue:
+    """Points to ask, a batch at a time; if wanted, the finer ones only where no mask is yet.
+
+    Arguments:
+        points: Nx2 (x, y) in pixels of a crop, in rows of a square grid where N is a square.
+        batch_size: points of a batch.
+        largest: area in pixels of the largest mask that lets its points be skipped; 0 asks all.
+        corner: (x, y) of the crop in the image.
+        image_size: (H, W) of the image.
+
+    Attributes:
+        settled: how many points have been asked or skipped.
+    """
+
+    def __init__(
+        self,
+        points: np.ndarray,
+        batch_size: int,
+        largest: float,
+        corner: tuple[int, int],
+        image_size: tuple[int, ...],
+    ) -> None:
+        coarse = _coarse(len(points)) if largest > 0 else np.ones(len(points), bool)
+        self._first, self._others = points[coarse], points[~coarse]
+        self._batch_size, self._largest, self._corner = batch_size, largest, corner
+        self._covered = np.zeros(image_size[:2], bool)
+        self.settled = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for (batch,) in batch_iterator(self._batch_size, self._first):
+            self.settled += len(batch)
+            yield batch
+        others = self._others
+        while len(others):
+            # Looked at again before each batch: the masks of the last one cover more.
+            left = others[~self._is_covered(others)]
+            batch, left = left[: self._batch_size], left[self._batch_size :]
+            self.settled += len(others) - len(left)
+            others = left
+            if len(batch):
+                yield batch
+
+    def cover(self, masks: Sequence[Rle]) -> None:
+        """Take note of masks of the image."""
+        for mask in masks:
+            if area(mask) <= self._largest:
+                self._covered |= decode_mask(mask)
+
+    def _is_covered(self, points: np.ndarray) -> np.ndarray:
+        x, y = (points + self._corner).astype(int).T
+        return self._covered[y, x]
+
+
+def _coarse(number: int) -> np.ndarray:
+    """Every second point of every second row of a square grid; else every fourth point."""
+    side = math.isqrt(number)
+    places = np.arange(number)
+    if side * side != number:
+        return places % 4 == 0
+    return (places // side % 2 == 0) & (places % side % 2 == 0)
