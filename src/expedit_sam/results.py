@@ -19,10 +19,12 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
+from expedit_sam import labels
 from expedit_sam.draw import binary_mask
 from expedit_sam.errors import InputError
 
-FORMATS = ("coco", "png")
+FORMATS = ("coco", "png", "yolo", "labelme")
+USUAL_FORMATS = ("coco", "png")
 
 _JPEG_LIMIT = 65_500  # pixels a side
 _CATEGORY = {"id": 1, "name": "object", "supercategory": ""}
@@ -34,7 +36,7 @@ def write_results(
     image_file: str | os.PathLike[str],
     image_size: tuple[int, ...],
     records: Sequence[dict[str, Any]],
-    formats: Collection[str] = FORMATS,
+    formats: Collection[str] = USUAL_FORMATS,
     overlay: np.ndarray | None = None,
     logits: np.ndarray | None = None,
 ) -> list[Path]:
@@ -51,7 +53,8 @@ def write_results(
         image_size: (H, W) of the image.
         records: a dict a mask with its ``segmentation`` and whatever else is to be kept.
         formats: "coco" for ``<name>.json``, "png" for ``<name>_masks/001.png`` and so on (the
-            numbers are the ids in the json).
+            numbers are the ids in the json), "yolo" for ``<name>.txt`` and "labelme" for
+            ``<name>.labelme.json``.
         overlay: HxWx3 picture for ``<name>_overlay.jpg``.
         logits: 1xhxw low-res logits for ``<name>_logits.npy``.
 
@@ -61,7 +64,7 @@ def write_results(
     Raises:
         InputError: something could not be written; then nothing of this image is.
     """
-    with _appearing_together(Path(folder)) as place:
+    with appearing_together(Path(folder)) as place:
         if "png" in formats:
             _write_masks(place / f"{name}_masks", records)
         if overlay is not None:
@@ -72,6 +75,12 @@ def write_results(
         if "coco" in formats:
             document = coco_document(image_file, image_size, records)
             (place / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+        if "yolo" in formats:
+            text = labels.yolo_lines(image_size, records)
+            (place / f"{name}.txt").write_text(text, encoding="utf-8")
+        if "labelme" in formats:
+            text = labels.labelme_document(image_file, image_size, records)
+            (place / f"{name}.labelme.json").write_text(text, encoding="utf-8")
         return sorted(Path(folder, path.name) for path in place.iterdir())
 
 
@@ -114,11 +123,14 @@ def check_formats(names: Iterable[str]) -> list[str]:
     """The names of formats themselves.
 
     Raises:
-        InputError: one is unknown.
+        InputError: one is unknown, or needs a package that is not there.
     """
     formats = [name.strip() for name in names]
     if unknown := [name for name in formats if name not in FORMATS]:
         raise InputError(f"no format is called {unknown[0]!r}: choose of {', '.join(FORMATS)}")
+    for name in formats:
+        if name in ("yolo", "labelme"):
+            labels.require_supervision(name)
     return formats
 
 
@@ -128,12 +140,12 @@ def prepare_folder(folder: str | os.PathLike[str]) -> None:
     Raises:
         InputError: it cannot be made, or nothing can be written in it.
     """
-    with _appearing_together(Path(folder)):
+    with appearing_together(Path(folder)):
         pass
 
 
 @contextmanager
-def _appearing_together(folder: Path) -> Iterator[Path]:
+def appearing_together(folder: Path) -> Iterator[Path]:
     """A hidden folder whose files move to ``folder`` once all of them are written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

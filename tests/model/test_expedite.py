@@ -84,3 +84,40 @@ def test_what_is_no_sam_is_refused(tiny_sam: Sam) -> None:
     with pytest.raises(InputError, match="beyond the last block"):
         expedite(tiny_sam, Hourglass(location=99))
     assert tiny_sam.image_encoder.hourglass is None
+
+
+def test_forks_that_do_more_are_refused(tiny_sam: Sam) -> None:
+    class WithIntermediates(ForeignEncoder):  # as SAM-HQ has it
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            return super().forward(x), []
+
+    with pytest.raises(InputError, match="WithIntermediates: it returns more than an embedding"):
+        expedite(WithIntermediates(tiny_sam.image_encoder), "fast")
+
+    adapted = ForeignEncoder(tiny_sam.image_encoder)  # as Medical-SAM-Adapter has it
+    adapted.blocks[0].adapter = nn.Linear(2, 2)
+    with pytest.raises(InputError, match="its Block has adapter, which SAM's has not"):
+        expedite(adapted, "fast")
+    del adapted.blocks[0].adapter
+    assert len(expedite(adapted, "fast").blocks) == 4
+
+    class LowRank(nn.Module):  # as micro-sam's fine-tuning has it
+        def __init__(self, qkv: nn.Module) -> None:
+            super().__init__()
+            self.qkv = qkv
+
+    adapted.blocks[0].attn.qkv = LowRank(adapted.blocks[0].attn.qkv)
+    with pytest.raises(InputError, match="its LowRank lacks weight, bias"):
+        expedite(adapted, "fast")
+
+
+@torch.no_grad()
+def test_exact_attention_for_another_package(tiny_sam: Sam) -> None:
+    foreign = ForeignEncoder(copy.deepcopy(tiny_sam.image_encoder))
+    pixels = torch.randn(1, 3, 320, 320)
+    expected = foreign(pixels)
+    expedite(foreign, "exact")
+    assert "forward" in vars(foreign)
+    assert torch.equal(foreign(pixels), expected)
+    expedite(foreign, None)
+    assert "forward" not in vars(foreign)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from expedit_sam.model.architectures import ARCHITECTURES, new_sam
+from expedit_sam.weights.transformers_format import to_transformers
 from tests.conftest import randomized
-from tests.model.transformers_names import to_transformers
 
 POINTS = torch.tensor([[[200.0, 300.0], [700.0, 650.0]]])
 LABELS = torch.tensor([[1, 0]])

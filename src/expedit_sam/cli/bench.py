@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expedit_sam.cli.network import CheckpointOption, DeviceOption, ModelOption, load_network
+from expedit_sam.errors import InputError
 
 if TYPE_CHECKING:
     from expedit_sam.evaluate.speed import Speed
@@ -24,6 +25,10 @@ def bench(
     everything: Annotated[
         bool, typer.Option("--everything", help="Time everything mode too: slow.")
     ] = False,
+    exported: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="An export to compare; repeatable."),
+    ] = None,
 ) -> None:
     """Time the network at each speed setting on this machine.
 
@@ -31,8 +36,8 @@ def bench(
     vit_l and vit_h need no download with --checkpoint random.
 
     \b
-    Example: the largest network
-      expedit-sam bench --model vit_h --checkpoint random
+    Example: PyTorch beside what 'expedit-sam export' wrote to two folders
+      expedit-sam bench --exported onnx --exported openvino
     """
     import numpy as np
     import torch
@@ -41,15 +46,22 @@ def bench(
 
     from expedit_sam.evaluate.speed import measure_speed
     from expedit_sam.everything.recommended import RECOMMENDED
+    from expedit_sam.export.metadata import read_metadata
     from expedit_sam.hourglass import PRESETS
     from expedit_sam.images import read_image
 
+    exports = {}
+    for folder in exported or ():
+        metadata = read_metadata(folder)
+        exports[f"{metadata.format} in {folder}"] = folder
+        if metadata.model != model:
+            raise InputError(f"{folder} is a {metadata.model}: pass --model {metadata.model}")
     made_up = np.random.default_rng(0).integers(0, 256, (1200, 1800, 3), dtype=np.uint8)
     pixels = made_up if image is None else read_image(image)
     sam = load_network(model, checkpoint, "exact", device)
     steps = iter(
         track(
-            range(len(PRESETS) * (repeats + 1) + 1),
+            range((len(PRESETS) + len(exports)) * (repeats + 1) + 1),
             description="timing",
             console=Console(stderr=True),
             transient=True,
@@ -60,6 +72,7 @@ def bench(
         sam,
         PRESETS,
         pixels,
+        exports=exports,
         repeats=repeats,
         everything=RECOMMENDED[model] if everything else None,
         on_step=lambda: next(steps, None),

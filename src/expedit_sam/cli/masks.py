@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expedit_sam.cli.network import (
+    BackendOption,
     CheckpointOption,
     DeviceOption,
+    ExportedOption,
     ModelOption,
     OutOption,
     OverlayOption,
     SpeedOption,
+    find_export,
     load_network,
 )
 from expedit_sam.errors import InputError
 
 if TYPE_CHECKING:
     from expedit_sam.everything import SamAutomaticMaskGenerator
+    from expedit_sam.model.sam import Sam
 
 
 def masks(
@@ -31,7 +35,7 @@ def masks(
     speed: SpeedOption = "exact",
     device: DeviceOption = "auto",
     formats: Annotated[
-        str, typer.Option("--format", metavar="LIST", help="coco (json) and png (files).")
+        str, typer.Option("--format", metavar="LIST", help="Of coco, png, yolo, labelme.")
     ] = "coco,png",
     overlay: OverlayOption = True,
     points_per_side: Annotated[
@@ -52,6 +56,11 @@ def masks(
     crop_n_layers: Annotated[
         int, typer.Option(min=0, metavar="N", help="Look into N layers of crops.")
     ] = 0,
+    skip_covered: Annotated[
+        float, typer.Option(min=0, max=1, metavar="X", help="Spare points in masks this small.")
+    ] = 0.0,
+    backend: BackendOption = None,
+    exported: ExportedOption = None,
 ) -> None:
     """Find the masks of everything in image files and in folders of them.
 
@@ -69,7 +78,6 @@ def masks(
     files = find_images(images, without=out)
     prepare_folder(out)
 
-    from expedit_sam.everything import SamAutomaticMaskGenerator  # takes PyTorch's seconds
     from expedit_sam.everything.recommended import RECOMMENDED
 
     chosen = {
@@ -78,12 +86,26 @@ def masks(
         "stability_score_thresh": stability_score_thresh,
         "min_mask_region_area": min_mask_region_area,
     }
+    network: Sam | Path
+    name: str = model
+    if exported is None and backend in (None, "torch"):
+        from expedit_sam.everything import SamAutomaticMaskGenerator
+
+        network = load_network(model, checkpoint, speed, device)
+    else:
+        from expedit_sam.export.runtime import SamAutomaticMaskGenerator
+
+        if (model, checkpoint, speed) != ("vit_s", None, "exact"):
+            raise InputError("an export has its own network: leave out --model and the like")
+        network, name = find_export(backend, exported)
+    given = {option: value for option, value in chosen.items() if value is not None}
     generator = SamAutomaticMaskGenerator(
-        load_network(model, checkpoint, speed, device),
+        network,
         points_per_batch=points_per_batch,
         crop_n_layers=crop_n_layers,
+        skip_covered=skip_covered,
         output_mode="coco_rle",
-        **RECOMMENDED[model] | {name: value for name, value in chosen.items() if value is not None},
+        **RECOMMENDED[name] | given,
     )
     faults = _segment(generator, files, out, kinds, overlay)
     for fault in faults:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from expedit_sam.errors import InputError
+
 if TYPE_CHECKING:
     from expedit_sam.model.sam import Sam
 
@@ -34,6 +36,14 @@ DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps."),
 ]
+BackendOption = Annotated[
+    Literal["torch", "onnx", "openvino"] | None,
+    typer.Option("--backend", metavar="NAME", help="torch, or of an export: onnx, openvino."),
+]
+ExportedOption = Annotated[
+    Path | None,
+    typer.Option("--exported", metavar="FOLDER", help="What 'expedit-sam export' wrote."),
+]
 OutOption = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where results go.")]
 OverlayOption = Annotated[
     bool, typer.Option("--overlay/--no-overlay", help="A picture of the masks, or none.")
@@ -47,6 +57,27 @@ def load_network(model: str, checkpoint: str | None, speed: str, device: str) ->
 
     setting = parse_setting(speed)
     return build_sam(model, checkpoint=checkpoint, hourglass=setting, device=_place(device))
+
+
+def find_export(backend: str | None, folder: Path | None) -> tuple[Path, str]:
+    """The folder of an export, and the name of its network.
+
+    Raises:
+        InputError: there is none, or it is not for this backend.
+    """
+    from expedit_sam.export.metadata import read_metadata
+
+    if folder is None:
+        raise InputError(
+            f"--backend {backend} needs --exported FOLDER: "
+            f"'expedit-sam export --format {backend} --out FOLDER' writes one"
+        )
+    metadata = read_metadata(folder)
+    if backend not in (None, metadata.format):
+        raise InputError(
+            f"{folder} is for --backend {metadata.format}, not {backend}: leave out --backend"
+        )
+    return folder, metadata.model
 
 
 def _place(device: str) -> str:

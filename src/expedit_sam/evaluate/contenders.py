@@ -20,6 +20,7 @@ from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.model.expedite import expedite
 from expedit_sam.model.sam import Sam
 from expedit_sam.predictor import SamPredictor
+from expedit_sam.weights.digest import weights_digest
 
 # Folders of code that masks depend on; the rest may change while records are kept.
 _CODE = ("model", "hourglass")
@@ -163,17 +164,8 @@ def networks_at(
     sam: Sam, settings: Mapping[str, Hourglass | None], everything: Mapping[str, Any]
 ) -> list[Network]:
     """One network at several settings, by their names."""
-    digest = _weights_digest(sam)
+    digest = weights_digest(sam)
     return [Network(name, sam, setting, digest, everything) for name, setting in settings.items()]
-
-
-def _weights_digest(sam: Sam) -> str:
-    """A hash of all the weights and their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sam.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def _code_digest(folders: Sequence[str]) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from expedit_sam.everything import SamAutomaticMaskGenerator
+from expedit_sam.export import runtime
 from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.model.expedite import expedite
 from expedit_sam.model.sam import Sam
-from expedit_sam.predictor import SamPredictor
 
 DECODED_POINTS = 64
 
@@ -41,49 +44,53 @@ def measure_speed(
     settings: Mapping[str, Hourglass | None],
     image: np.ndarray,
     *,
+    exports: Mapping[str, Path] = MappingProxyType({}),
     repeats: int = 3,
-    everything: Mapping[str, object] | None = None,
+    everything: Mapping[str, Any] | None = None,
     on_step: Callable[[], object] = lambda: None,
 ) -> dict[str, Speed]:
-    """Time every setting; settings take turns, so that a machine's moods fall on all alike.
+    """Time every setting and export; they take turns, so that a machine's moods fall on all alike.
 
     Arguments:
         sam: the network; ends at the setting it came with.
         settings: names and settings to compare.
         image: HxWx3 uint8.
+        exports: names and folders of exported networks to compare them with.
         repeats: turns; a first one is not counted.
         everything: arguments of ``SamAutomaticMaskGenerator``; None leaves everything mode out.
-        on_step: called after each turn of each setting, ``len(settings) * (repeats + 1)`` times.
+        on_step: called after each turn of each contestant.
 
     Returns:
-        the speeds by the settings' names.
+        the speeds by the settings' and exports' names.
+
+    Raises:
+        InputError: an export cannot be loaded.
     """
     came_with = sam.image_encoder.hourglass
-    predictor = SamPredictor(sam)
-    generator = None if everything is None else SamAutomaticMaskGenerator(sam, **everything)  # type: ignore[arg-type]
-    points = _points(sam)
-    seconds: dict[str, list[Sequence[float]]] = {name: [] for name in settings}
+    options = everything or {}
+    ours = SamAutomaticMaskGenerator(sam, **options)
+    generators: dict[str, SamAutomaticMaskGenerator] = dict.fromkeys(settings, ours)
+    for name, folder in exports.items():
+        generators[name] = runtime.SamAutomaticMaskGenerator(folder, **options)
+    height, width = image.shape[:2]
+    points = np.random.default_rng(0).random((DECODED_POINTS, 2)) * (width, height)
+    seconds: dict[str, list[Sequence[float]]] = {name: [] for name in generators}
     try:
         for turn in range(repeats + 1):
-            for name, setting in settings.items():
-                expedite(sam, setting)
-                stages = [_seconds(lambda: predictor.set_image(image), sam.device)]
-                stages.append(_seconds(partial(predictor.predict_low_res, *points), sam.device))
-                if generator is not None:
-                    stages.append(_seconds(lambda: generator.generate(image), sam.device))
+            for name, generator in generators.items():
+                if name in settings:
+                    expedite(sam, settings[name])
+                predictor = generator.predictor
+                stages = [_seconds(partial(predictor.set_image, image), sam.device)]
+                stages.append(_seconds(partial(predictor.ask_each, points, -math.inf), sam.device))
+                if everything is not None:
+                    stages.append(_seconds(partial(generator.generate, image), sam.device))
                 if turn > 0:
                     seconds[name].append(stages)
                 on_step()
     finally:
         expedite(sam, came_with)
     return {name: _medians(stages) for name, stages in seconds.items()}
-
-
-def _points(sam: Sam) -> tuple[Tensor, Tensor]:
-    """One foreground point a prompt, spread over the network's input."""
-    generator = torch.Generator().manual_seed(0)
-    coords = torch.rand(DECODED_POINTS, 1, 2, generator=generator) * sam.image_encoder.img_size
-    return coords.to(sam.device), torch.ones(DECODED_POINTS, 1, device=sam.device)
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:

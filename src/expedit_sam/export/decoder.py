@@ -97,12 +97,10 @@ class SamOnnxModel(nn.Module):
 
     def mask_postprocessing(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
         """Low-res logits to the image of size (H, W), without the padding."""
-        square = (self.img_size, self.img_size)
-        masks = F.interpolate(masks, size=square, mode="bilinear", align_corners=False)
         inside = self.resize_longest_image_size(orig_im_size, self.img_size)
-        masks = masks[..., : inside[0], : inside[1]]
-        size: Any = orig_im_size.to(torch.int64).unbind()  # tensors: a trace does not fix them
-        return F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
+        size = orig_im_size.to(torch.int64).unbind()  # tensors: a trace does not fix them
+        rows, columns = (self._upscaling(int(masks.shape[-1]), inside[i], size[i]) for i in (0, 1))
+        return rows.T @ (masks @ columns)
 
     @staticmethod
     def resize_longest_image_size(input_image_size: Tensor, longest_side: int) -> Tensor:
@@ -125,6 +123,17 @@ class SamOnnxModel(nn.Module):
         encoder = self.model.prompt_encoder
         without = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return torch.lerp(without, encoder.mask_downscaling(mask_input), has_mask_input)
+
+    def _upscaling(self, low: int, inside: Any, size: Any) -> Tensor:
+        """low x size: both bilinear scalings of one axis as one matrix: both are linear."""
+        identity = torch.eye(low)[None, None]
+        upscaled = F.interpolate(
+            identity, size=(low, self.img_size), mode="bilinear", align_corners=False
+        )
+        scaled = F.interpolate(
+            upscaled[..., :inside], size=(low, size), mode="bilinear", align_corners=False
+        )
+        return scaled[0, 0].to(self.model.device)
 
     def _stability(self, masks: Tensor) -> Tensor:
         return calculate_stability_score(

@@ -34,7 +34,7 @@ def cluster_windows(
         NxKxC clusters in row order of their grid (K = rows * columns), and NxK sizes: how many
         tokens each holds. Sizes of a window sum to H*W.
     """
-    number, height, width, _ = tokens.shape
+    number, height, width = map(int, tokens.shape[:3])  # whole numbers in a trace too
     centroids = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), size).flatten(2).transpose(1, 2)
     tokens = tokens.flatten(1, 2)
     outside = _outside_neighborhood((height, width), size, neighborhood).to(tokens.device)

@@ -60,8 +60,8 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
     side = hourglass.cluster_side(window)
     features = tokens.float()
     parts = [
-        [_Part.of(rows, columns, window, side) for columns in _spans(tokens.shape[2], window)]
-        for rows in _spans(tokens.shape[1], window)
+        [_Part.of(rows, columns, window, side) for columns in _spans(int(tokens.shape[2]), window)]
+        for rows in _spans(int(tokens.shape[1]), window)  # whole numbers in a trace too
     ]
     centred, means = {}, {}
     for part in _each(parts):

@@ -5,21 +5,27 @@ from __future__ import annotations
 from types import MethodType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import Hourglass, resolve
+from expedit_sam.model import transformers_sam
 from expedit_sam.model.image_encoder import ImageEncoderViT, encode
 
 Model = TypeVar("Model", bound=nn.Module)
+
+_REMEDY = "pass a Sam of this package, of segment-anything or of transformers"
 
 
 def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Model:
     """Set the speed of a model's image encoder, in place; weights and their names stay as they are.
 
     Arguments:
-        model: our ``Sam``, the original package's, or the image encoder of either.
-        setting: a preset's name, an ``Hourglass``, or None to switch the hourglass off again.
+        model: our ``Sam``, the original package's or a fork's with the same encoder, transformers'
+            ``SamModel``, or the image encoder of any of them; or a ``samvit_*`` of timm.
+        setting: a preset's name or an ``Hourglass``; "exact" brings another package's model our
+            exact attention alone. None gives it back its own forward pass.
 
     Returns:
         the same model.
@@ -29,18 +35,30 @@ def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Mode
             fit it; the message says why.
     """
     hourglass = resolve(setting)
-    encoder: Any = getattr(model, "image_encoder", model)
-    if not isinstance(encoder, ImageEncoderViT):
+    encoder: Any = model
+    for name in ("image_encoder", "vision_encoder"):
+        encoder = getattr(model, name, encoder)
+    if isinstance(encoder, ImageEncoderViT):
+        if hourglass is not None:
+            hourglass.block(len(encoder.blocks))
+        encoder.hourglass = hourglass
+        return model
+    is_transformers = transformers_sam.is_encoder(encoder)
+    if not is_transformers:
         _require_sam_encoder(encoder)
+    method = _method(encoder)
+    if setting is None:
+        # The class's own method shows again.
+        encoder.__dict__.pop(method, None)
+        encoder.__dict__.pop("hourglass", None)
+        return model
+    if not is_transformers and method not in vars(encoder):
+        _require_an_embedding(encoder)
     if hourglass is not None:
-        hourglass.block(len(encoder.blocks))
+        hourglass.block(len(encoder.layers if is_transformers else encoder.blocks))
     encoder.hourglass = hourglass
-    if not isinstance(encoder, ImageEncoderViT):
-        if hourglass is None:
-            # The class's own forward shows again.
-            encoder.__dict__.pop("forward", None)
-        else:
-            encoder.forward = MethodType(_forward, encoder)
+    forward = transformers_sam.forward if is_transformers else _forward
+    setattr(encoder, method, MethodType(forward, encoder))
     return model
 
 
@@ -48,17 +66,51 @@ def _forward(encoder: Any, x: Tensor) -> Tensor:
     return encode(encoder, x, encoder.hourglass)
 
 
+def _method(encoder: Any) -> str:
+    """The method that makes the embedding; in timm's encoders a head comes after it."""
+    return "forward_features" if hasattr(encoder, "forward_features") else "forward"
+
+
 def _require_sam_encoder(encoder: Any) -> None:
-    _require(encoder, encoder, "patch_embed", "pos_embed", "blocks", "neck")
+    head = ("head",) if _method(encoder) == "forward_features" else ()
+    _require(encoder, encoder, ("patch_embed", "blocks", "neck", *head), ("pos_embed",))
     for block in encoder.blocks:
-        _require(encoder, block, "norm1", "attn", "norm2", "mlp", "window_size")
-        _require(encoder, block.attn, "qkv", "proj", "num_heads", "use_rel_pos")
+        _require(encoder, block, ("norm1", "attn", "norm2", "mlp"), ("window_size",))
+        _require(encoder, block.attn, ("qkv", "proj"), ("num_heads", "use_rel_pos"))
+        _require(encoder, block.attn.qkv, values=("weight", "bias"))
 
 
-def _require(encoder: Any, module: Any, *names: str) -> None:
-    lacking = [name for name in names if not hasattr(module, name)]
-    if lacking:
+def _require(
+    encoder: Any, module: Any, modules: tuple[str, ...] = (), values: tuple[str, ...] = ()
+) -> None:
+    """Raise ``InputError`` unless a module has these parts, and no others that would be skipped."""
+    fault = f"cannot expedite a {type(encoder).__name__}: its {type(module).__name__}"
+    if lacking := [name for name in (*modules, *values) if not hasattr(module, name)]:
+        raise InputError(f"{fault} lacks {', '.join(lacking)}; {_REMEDY}")
+    idle = (nn.Identity, nn.Dropout)
+    unknown = [
+        name
+        for name, part in module.named_children()
+        if name not in modules and not isinstance(part, idle)
+    ]
+    if modules and unknown:
+        raise InputError(f"{fault} has {', '.join(unknown)}, which SAM's has not; {_REMEDY}")
+
+
+@torch.no_grad()
+def _require_an_embedding(encoder: Any) -> None:
+    """Raise ``InputError`` if it returns more, as SAM-HQ's does: tried without blocks, quickly."""
+    blocks, convolution = encoder.blocks, encoder.patch_embed.proj
+    grid = (1, 1) if encoder.pos_embed is None else encoder.pos_embed.shape[1:3]
+    size = [step * number for step, number in zip(convolution.stride, grid, strict=True)]
+    empty = convolution.weight.new_zeros(1, convolution.in_channels, *size)
+    try:
+        encoder.blocks = nn.Sequential()
+        embedding = getattr(encoder, _method(encoder))(empty)
+    finally:
+        encoder.blocks = blocks
+    if not isinstance(embedding, Tensor):
         raise InputError(
-            f"cannot expedite a {type(encoder).__name__}: its {type(module).__name__} lacks "
-            f"{', '.join(lacking)}; pass a Sam of this package or of segment-anything"
+            f"cannot expedite a {type(encoder).__name__}: it returns more than an embedding; "
+            f"{_REMEDY}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from typing import Any
 
@@ -156,7 +156,12 @@ class PatchEmbed(nn.Module):
         return self.proj(x).permute(0, 2, 3, 1)
 
 
-def encode(encoder: Any, pixels: Tensor, hourglass: Hourglass | None) -> Tensor:
+def encode(
+    encoder: Any,
+    pixels: Tensor,
+    hourglass: Hourglass | None,
+    run: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """Run any image encoder with SAM's attribute names, exactly or through the hourglass.
 
     Source: arXiv 2210.01035, section 3.2: blocks up to a location on all tokens, the rest on
@@ -166,17 +171,19 @@ def encode(encoder: Any, pixels: Tensor, hourglass: Hourglass | None) -> Tensor:
         encoder: our ``ImageEncoderViT`` or the original package's.
         pixels: Bx3xHxW, normalised.
         hourglass: None runs every block on every token.
+        run: how a block runs, ``run_block`` unless a graph is to be traced.
 
     Returns:
         BxCxhxw image embedding.
     """
+    run = run or run_block
     tokens = encoder.patch_embed(pixels)
     if encoder.pos_embed is not None:
         tokens = tokens + encoder.pos_embed
     depth = len(encoder.blocks)
     location = depth if hourglass is None else hourglass.block(depth)
     for block in encoder.blocks[:location]:
-        tokens = run_block(block, tokens, block.window_size)
+        tokens = run(block, tokens, block.window_size)
     if hourglass is not None and location < depth:
         window = max(block.window_size for block in encoder.blocks) or DEFAULT_WINDOW
         contraction = contract(tokens, hourglass, window)
@@ -184,7 +191,7 @@ def encode(encoder: Any, pixels: Tensor, hourglass: Hourglass | None) -> Tensor:
         smaller_window = hourglass.cluster_side(window)
         for block in encoder.blocks[location:]:
             side = smaller_window if block.window_size > 0 else 0
-            clusters = run_block(block, clusters, side, log_sizes)
+            clusters = run(block, clusters, side, log_sizes)
         tokens = contraction.expand(clusters)
     return encoder.neck(tokens.permute(0, 3, 1, 2))
 

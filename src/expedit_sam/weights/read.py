@@ -21,6 +21,11 @@ from torch.overrides import TorchFunctionMode
 from expedit_sam.errors import CheckpointError
 from expedit_sam.model.architectures import ARCHITECTURES, new_sam
 from expedit_sam.model.sam import Sam
+from expedit_sam.weights.transformers_format import (
+    WEIGHTS_FILE,
+    from_transformers,
+    is_transformers,
+)
 
 _AGAIN = "fetch it again"
 
@@ -80,11 +85,16 @@ def identify(shapes: Mapping[str, Sequence[int]]) -> str | None:
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The float32 tensors of a .pth (alone, or under "model" or "state_dict") or .safetensors file.
 
+    A folder with transformers' ``model.safetensors`` will do too, and such a file; names become the
+    official ones.
+
     Raises:
         CheckpointError: the file is missing, damaged, of another format, wants to run code, or
             holds something else than finite numbers.
     """
     path = Path(path).expanduser()
+    if (path / WEIGHTS_FILE).is_file():
+        path = path / WEIGHTS_FILE
     contents = _read_safetensors(path) if _is_safetensors(path) else _read_pytorch(path)
     for wrapper in ("model", "state_dict"):
         if isinstance(contents, dict) and isinstance(contents.get(wrapper), dict):
@@ -93,7 +103,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds no weights by name: save the network's state_dict()")
     for name, value in contents.items():
         contents[name] = _float32(path, name, value)  # in place: the original is freed at once
-    return contents
+    return from_transformers(contents) if is_transformers(contents) else contents
 
 
 def _is_safetensors(path: Path) -> bool:

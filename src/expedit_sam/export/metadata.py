@@ -1,0 +1,89 @@
+"""What an export's folder says about itself, in ``metadata.json``. No PyTorch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from expedit_sam.errors import InputError
+
+FILE = "metadata.json"
+FORMATS = {"onnx": "onnx", "openvino": "xml"}  # and the suffix of the graphs' files
+PRECISIONS = ("float32", "float16", "int8")
+# Under this name each graph holds the digest of the weights it was made from.
+DIGEST_KEY = "expedit_sam_weights"
+VERSION = 1
+
+_REMEDY = "name a folder that 'expedit-sam export' wrote"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """An encoder and a decoder that belong together, and how to prepare an image for them.
+
+    Attributes:
+        version: of this layout.
+        format: "onnx" or "openvino".
+        model: name of the network.
+        weights: digest of its weights; both graphs carry it too.
+        hourglass: the speed setting by its arguments' names; None is the exact network.
+        precision: of the encoder; the decoder is float32.
+        img_size: side of the network's square input in pixels. Images are scaled to it by their
+            longest side, normalised, and padded below and right with zeros.
+        pixel_mean, pixel_std: per channel, for pixels in 0 to 255.
+        image_format: order of the channels, "RGB" or "BGR".
+        mask_threshold: logits above it belong to a mask.
+        embedding_shape: (C, h, w) of the image embedding.
+        mask_input_size: (h, w) of low-res logits.
+    """
+
+    format: str
+    model: str
+    weights: str
+    hourglass: dict[str, Any] | None
+    precision: str
+    img_size: int
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    image_format: str
+    mask_threshold: float
+    embedding_shape: tuple[int, ...]
+    mask_input_size: tuple[int, ...]
+    version: int = VERSION
+
+    def write(self, folder: Path) -> None:
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """The metadata of an export's folder.
+
+    Raises:
+        InputError: there is none, or it is damaged or of a later version.
+    """
+    path = folder / FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: {_REMEDY}") from None
+    except NotADirectoryError:
+        raise InputError(f"{folder} is no folder: {_REMEDY}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: export again") from error
+    if not isinstance(values, dict) or values.get("version") != VERSION:
+        raise InputError(f"{path} is of another version than {VERSION}: export again")
+    if values.keys() != {field.name for field in fields(Metadata)}:
+        raise InputError(f"{path} is damaged: export again")
+    for name in ("pixel_mean", "pixel_std", "embedding_shape", "mask_input_size"):
+        values[name] = tuple(values[name])
+    metadata = Metadata(**values)
+    if metadata.format not in FORMATS:
+        raise InputError(f"{path} names the format {metadata.format!r}: export again")
+    return metadata
+
+
+def graph_path(folder: Path, part: str, format: str) -> Path:
+    """Where the "encoder" or the "decoder" lies."""
+    return folder / f"{part}.{FORMATS[format]}"

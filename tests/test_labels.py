@@ -1,0 +1,88 @@
+"""What other tools make of our masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from expedit_sam import labels
+from expedit_sam.errors import InputError
+from expedit_sam.everything import SamAutomaticMaskGenerator
+from expedit_sam.labels import labelme_document, yolo_lines
+from expedit_sam.model.sam import Sam
+from expedit_sam.results import check_formats, write_results
+
+SIZE = (60, 80)
+
+
+@pytest.fixture(scope="module")
+def supervision() -> Any:
+    return pytest.importorskip("supervision")
+
+
+@pytest.fixture
+def records() -> list[dict]:
+    """A square, and a mask of two pieces."""
+    square, pieces = np.zeros((2, *SIZE), bool)
+    square[10:30, 20:50] = True
+    pieces[40:50, 5:15] = pieces[40:55, 60:75] = True
+    return [{"segmentation": square}, {"segmentation": pieces}]
+
+
+def test_supervision_takes_our_records(supervision: Any, tiny_sam: Sam, photo: np.ndarray) -> None:
+    found = SamAutomaticMaskGenerator(
+        tiny_sam, 2, pred_iou_thresh=-100, stability_score_thresh=0
+    ).generate(photo)
+    detections = supervision.Detections.from_sam(found)
+    assert len(detections) == len(found) > 0
+    by_area = sorted(found, key=lambda record: record["area"], reverse=True)
+    np.testing.assert_array_equal(detections.mask, [r["segmentation"] for r in by_area])
+    assert (detections.area == [record["area"] for record in by_area]).all()
+
+
+def test_yolo_labels_come_back_as_the_same_masks(supervision: Any, records: list[dict]) -> None:
+    from supervision.dataset.formats.yolo import yolo_annotations_to_detections
+
+    lines = yolo_lines(SIZE, records).splitlines()
+    assert len(lines) == 3  # a line a piece
+    assert all(line.startswith("0 ") for line in lines)
+    numbers = np.array([float(number) for line in lines for number in line.split()[1:]])
+    assert numbers.min() >= 0
+    assert numbers.max() <= 1
+    back = yolo_annotations_to_detections(lines, resolution_wh=SIZE[::-1], with_masks=True)
+    expected = records[0]["segmentation"] | records[1]["segmentation"]
+    found = back.mask.any(axis=0)
+    assert (found & expected).sum() / (found | expected).sum() > 0.9
+
+
+def test_labelme_document(supervision: Any, records: list[dict]) -> None:
+    document = json.loads(labelme_document("photos/a.jpg", SIZE, records))
+    assert document["imagePath"] == "a.jpg"
+    assert (document["imageHeight"], document["imageWidth"]) == SIZE
+    shapes = document["shapes"]
+    assert [shape["shape_type"] for shape in shapes] == ["polygon"] * 3
+    assert shapes[0]["group_id"] is None
+    assert shapes[1]["group_id"] == shapes[2]["group_id"] == 1
+
+
+def test_no_masks_are_no_labels(supervision: Any) -> None:
+    assert yolo_lines(SIZE, []) == ""
+    assert json.loads(labelme_document("a.jpg", SIZE, []))["shapes"] == []
+
+
+def test_written_beside_the_rest(supervision: Any, records: list[dict], tmp_path: Path) -> None:
+    write_results(tmp_path, "a", "a.jpg", SIZE, records, ["coco", "yolo", "labelme"])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.json", "a.labelme.json", "a.txt"]
+    assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, records)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"yolo needs supervision: pip install 'expedit-sam\[la"):
+        check_formats(["coco", "yolo"])
+    assert check_formats(["coco", " png"]) == ["coco", "png"]
