@@ -21,6 +21,8 @@ CHECKS = (
 def main() -> int:
     # The original package, to compare with; without it those tests say that they are skipped.
     subprocess.run([sys.executable, ROOT / "tests" / "get_original.py"], cwd=ROOT, check=False)
+    # A browser for the tests of the demo; without it they say so too.
+    subprocess.run([sys.executable, ROOT / "tests" / "get_chromium.py"], cwd=ROOT, check=False)
     failed = [
         check[0]
         for check in CHECKS

@@ -9,10 +9,13 @@ import typer
 from typer.core import TyperGroup
 
 from expedit_sam.cli.bench import bench
+from expedit_sam.cli.demo import demo
 from expedit_sam.cli.evaluate import evaluate
+from expedit_sam.cli.export import export
 from expedit_sam.cli.masks import masks
 from expedit_sam.cli.models import models
 from expedit_sam.cli.predict import predict
+from expedit_sam.cli.tune import tune
 from expedit_sam.errors import InputError
 
 USER_ERROR = 2
@@ -64,6 +67,9 @@ app.command()(masks)
 app.command()(predict)
 app.command()(bench)
 app.command()(evaluate)
+app.command()(tune)
+app.command()(export)
+app.command()(demo)
 app.add_typer(models, name="models")
 
 

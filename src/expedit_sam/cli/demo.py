@@ -1,0 +1,46 @@
+"""``expedit-sam demo``: the web demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expedit_sam.cli.network import CheckpointOption, DeviceOption, ModelOption, load_network
+
+
+def demo(
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="0.0.0.0 lets other computers in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Of the page.")] = 7860,
+    model: ModelOption = "vit_s",
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Open a page for the browser: masks of everything, of what is clicked, and how.
+
+    Stop it with Ctrl+C. Nothing leaves this computer. The page also offers
+    vit_s and the models that expedit-sam models has downloaded.
+
+    \b
+    Example: on another port, with weights of yours
+      expedit-sam demo --port 8000 --model vit_b --checkpoint my.pth
+    """
+    from importlib.util import find_spec
+    from threading import Event
+
+    from expedit_sam.errors import InputError
+
+    if not find_spec("gradio"):
+        raise InputError("the demo needs gradio: pip install 'expedit-sam[demo]'")
+
+    from expedit_sam.demo.networks import Networks
+    from expedit_sam.demo.server import running
+
+    sam = load_network(model, checkpoint, "exact", device)
+    label = f"{model} ({Path(checkpoint).name})" if checkpoint else model
+    with running(Networks(model, sam, label), host, port) as address:
+        typer.echo(f"Open {address} in a browser. Ctrl+C stops.")
+        Event().wait()

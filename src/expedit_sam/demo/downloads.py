@@ -1,0 +1,87 @@
+"""Files to take home, in the size of the picture that was uploaded."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from expedit_sam.demo.masks import full_size_mask
+from expedit_sam.demo.networks import Encoding
+from expedit_sam.demo.pictures import Picture, read_full_size
+from expedit_sam.draw import binary_mask, overlay
+from expedit_sam.everything import rle
+from expedit_sam.results import write_results
+
+
+def write_everything(
+    picture: Picture, records: Sequence[dict[str, Any]], folder: Path, tell: Callable[[str], None]
+) -> list[str]:
+    """COCO json, a zip of PNGs and the overlay of everything mode's masks.
+
+    Raises:
+        InputError: the upload is not there any more, or the disk is full.
+    """
+    tell("scaling the masks")
+    scaled = [_scaled(record, picture) for record in records]
+    tell("drawing the overlay")
+    image = read_full_size(picture)
+    drawn = overlay(image, scaled)
+    tell("writing files")
+    place = Path(tempfile.mkdtemp(dir=folder))
+    name = picture.name
+    write_results(place, name, picture.path.name, image.shape, scaled, overlay=drawn)
+    masks = place / f"{name}_masks"
+    shutil.make_archive(str(masks), "zip", masks)
+    shutil.rmtree(masks)
+    return sorted(map(str, place.iterdir()))
+
+
+def write_cutout(
+    picture: Picture, encoding: Encoding, logits: np.ndarray, folder: Path
+) -> list[str]:
+    """What a mask covers as a PNG, transparent around it and cropped to it; and the mask.
+
+    Arguments:
+        picture: what to cut from.
+        encoding: the network's view of it that the mask came from.
+        logits: the mask's 4hx4w low-res logits.
+        folder: where to write.
+
+    Raises:
+        InputError: the upload is not there any more.
+    """
+    image = read_full_size(picture)
+    mask = full_size_mask(encoding, logits, picture.full_size)
+    cutout = np.dstack([image, mask.view(np.uint8) * 255])
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if len(rows):
+        cutout = cutout[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    place = Path(tempfile.mkdtemp(dir=folder))
+    written = [place / f"{picture.name}_cutout.png", place / f"{picture.name}_mask.png"]
+    Image.fromarray(cutout).save(written[0])
+    Image.fromarray(mask).save(written[1])
+    return list(map(str, written))
+
+
+def _scaled(record: dict[str, Any], picture: Picture) -> dict[str, Any]:
+    """A record of the page's copy as one of the uploaded picture."""
+    height, width = picture.full_size
+    factor = np.array([width / picture.image.shape[1], height / picture.image.shape[0]])
+    if (factor == 1).all():
+        return record
+    covered = cv2.resize(binary_mask(record).astype(np.float32), (width, height))
+    encoded = rle.encode_masks(torch.from_numpy(covered > 0.5)[None])[0]
+    return record | {
+        "segmentation": rle.to_coco(encoded),
+        "area": rle.area(encoded),
+        "point_coords": (np.array(record["point_coords"]) * factor).tolist(),
+        "crop_box": [0, 0, width, height],
+    }

@@ -1,0 +1,180 @@
+"""The Everything tab: all masks of a picture, each with its area and scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+
+from expedit_sam.demo.download_panel import DownloadPanel
+from expedit_sam.demo.downloads import write_everything
+from expedit_sam.demo.masks import mask_at
+from expedit_sam.demo.pictures import Picture
+from expedit_sam.demo.shared import (
+    INSTANT,
+    LONG,
+    QUICK,
+    Session,
+    Shared,
+    entered,
+    friendly,
+    picture_view,
+)
+from expedit_sam.draw import binary_mask, overlay
+from expedit_sam.errors import InputError
+
+_READY = "Press **Find masks**."
+_RUN_FIRST = "There are no masks yet: press Find masks first."
+
+
+def everything_tab(shared: Shared) -> None:
+    """Build the tab and connect it."""
+    networks, session = shared.networks, shared.session
+    with gr.Tab("Everything") as tab, gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            view = picture_view("Masks of everything", "everything-picture")
+        with gr.Column(scale=2, min_width=300):
+            grid = gr.Slider(
+                4,
+                64,
+                networks.points_per_side(networks.first),
+                step=1,
+                label="Points per side",
+                info="A grid of so many points each way is asked: more find smaller things.",
+                elem_id="points-per-side",
+            )
+            with gr.Row():
+                run = gr.Button("Find masks", variant="primary", min_width=120, elem_id="find")
+                cancel = gr.Button("Cancel", min_width=120, elem_id="everything-cancel")
+            status = gr.Markdown(_READY, elem_id="everything-status")
+            number = gr.Slider(
+                1,
+                2,
+                1,
+                step=1,
+                label="Look at mask",
+                info="Or click a mask in the picture.",
+                visible=False,
+                elem_id="mask-number",
+            )
+            about = gr.Markdown(elem_id="mask-about")
+            downloads = DownloadPanel("everything", "COCO json, PNGs, overlay")
+    result = [view, status, number, about, *downloads.outputs]
+
+    def nothing_to_look_at() -> list[Any]:
+        return [gr.Slider(visible=False), "", *downloads.closed()]
+
+    def show_picture(session: Session) -> list[Any]:
+        image = None if session.picture is None else session.picture.image
+        return [shared.shown(image), _READY, *nothing_to_look_at()]
+
+    @friendly
+    def find(
+        session: Session,
+        model: str,
+        speed: str,
+        points_per_side: int,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  (how Gradio hands it over)
+    ) -> list[Any]:
+        picture, task = session.require_picture(), session.begin()
+
+        def tell(done: int, total: int) -> None:
+            task.stop_if_cancelled()
+            what = f"point {done} of {total}" if done else "encoding"
+            progress(done / total, desc=what)
+
+        progress(0, desc="waiting for its turn")
+        found = networks.segment(model, speed, int(points_per_side), picture.image, tell)
+        picture.found, picture.overlay = found, overlay(picture.image, found.records)
+        count = len(found.records)
+        if not count:
+            return [shared.shown(picture.image), _summary(picture), *nothing_to_look_at()]
+        number = gr.Slider(visible=count > 1, maximum=max(2, count), value=1)
+        view = shared.shown(picture.overlay)
+        return [view, _summary(picture), number, "", *downloads.offered()]
+
+    def stop(session: Session) -> str:
+        session.task.cancelled = True
+        return "Cancelled."
+
+    @friendly
+    def look_at(session: Session, number: int) -> list[Any]:
+        drawn, words = _highlighted(_with_masks(session), int(number) - 1)
+        return [shared.shown(drawn), words]
+
+    @friendly
+    def look_under(event: gr.SelectData, session: Session) -> list[Any]:
+        picture = _with_masks(session)
+        index = mask_at(picture.found.records, *map(int, event.index))  # type: ignore[union-attr]
+        if index is None:
+            return [shared.shown(picture.overlay), "No mask here.", gr.skip()]
+        drawn, words = _highlighted(picture, index)
+        return [shared.shown(drawn), words, index + 1]
+
+    @friendly
+    def write(
+        session: Session,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> list[str]:
+        picture = _with_masks(session)
+        return write_everything(
+            picture,
+            picture.found.records,  # type: ignore[union-attr]
+            shared.folder,
+            lambda what: progress(None, desc=what),
+        )
+
+    entered(tab, shared)
+    shared.chosen.then(show_picture, session, result, **INSTANT)
+    running = run.click(
+        find, [session, shared.model, shared.speed, grid], result, show_progress_on=view, **LONG
+    )
+    cancel.click(stop, session, status, cancels=[running], **INSTANT)
+    number.input(
+        look_at, [session, number], [view, about], **QUICK | {"trigger_mode": "always_last"}
+    )
+    view.select(look_under, session, [view, about, number], **QUICK)
+    downloads.connect(write, [session])
+    shared.model.change(networks.points_per_side, shared.model, grid, **INSTANT)
+
+
+def _with_masks(session: Session) -> Picture:
+    picture = session.require_picture()
+    if picture.found is None:
+        raise InputError(_RUN_FIRST)
+    return picture
+
+
+def _summary(picture: Picture) -> str:
+    found = picture.found
+    assert found is not None
+    count = len(found.records)
+    whole = found.encode + found.decode + found.postprocess
+    return (
+        f"**{count} mask{'s' if count != 1 else ''}** in {whole:.1f} s: "
+        f"encode {found.encode:.2f} s, decode {found.decode:.2f} s, "
+        f"post-process {found.postprocess:.2f} s"
+    )
+
+
+def _highlighted(picture: Picture, index: int) -> tuple[np.ndarray, str]:
+    """The overlay with one mask outlined, and what is known of that mask."""
+    assert picture.found is not None
+    assert picture.overlay is not None
+    record = picture.found.records[index]
+    mask = binary_mask(record).astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    stroke = max(2, round(max(mask.shape) / 200))
+    # Dim what is not the mask, so that it stands out whatever its colour.
+    drawn = np.where(mask[..., None] > 0, picture.overlay, picture.overlay // 2)
+    cv2.drawContours(drawn, contours, -1, (0, 0, 0), stroke + 2, cv2.LINE_AA)
+    cv2.drawContours(drawn, contours, -1, (255, 255, 255), stroke, cv2.LINE_AA)
+    share = record["area"] / mask.size
+    height, width = picture.full_size
+    return drawn, (
+        f"**Mask {index + 1}** of {len(picture.found.records)}: "
+        f"area {share * height * width:,.0f} pixels ({share:.1%} of the picture), "
+        f"predicted IoU {record['predicted_iou']:.2f}, stability {record['stability_score']:.2f}"
+    )

@@ -1,0 +1,65 @@
+"""The Inside tab: the clusters of the hourglass, drawn on the picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from expedit_sam.demo.clusters import ClusterMap, draw_clusters
+from expedit_sam.demo.shared import LONG, Session, Shared, entered, friendly, picture_view
+from expedit_sam.hourglass import PRESETS
+
+_SPEEDS = [name for name, setting in PRESETS.items() if setting is not None]
+_COLORS, _TOKENS, _WINDOWS = "mean colours", "token grid", "windows"
+_INTRODUCTION = (
+    "A picture enters the network as a grid of tokens. Part of the way through, the hourglass "
+    "gathers the tokens of each window into fewer clusters, and the rest of the network works on "
+    "those. Flat regions share a cluster, and edges keep their own."
+)
+
+
+def inside_tab(shared: Shared) -> None:
+    """Build the tab and connect it."""
+    session = shared.session
+    with gr.Tab("Inside") as tab, gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            view = picture_view("Clusters of tokens", "inside-picture")
+        with gr.Column(scale=2, min_width=300):
+            gr.Markdown(_INTRODUCTION)
+            speed = gr.Radio(_SPEEDS, value=_SPEEDS[0], label="Setting", elem_id="inside-speed")
+            layers = gr.CheckboxGroup(
+                [_COLORS, _TOKENS, _WINDOWS],
+                value=[_COLORS, _WINDOWS],
+                label="Besides the borders of clusters (yellow), draw",
+                elem_id="inside-layers",
+            )
+            status = gr.Markdown(elem_id="inside-status")
+
+    @friendly
+    def draw(session: Session, model: str, speed: str, layers: list[str]) -> list[Any]:
+        picture = session.picture
+        if picture is None or session.tab != tab.label:
+            return [None, ""]
+        found = picture.cluster_map(shared.networks, model, speed)
+        drawn = draw_clusters(
+            picture.image,
+            found,
+            colors=_COLORS in layers,
+            tokens=_TOKENS in layers,
+            windows=_WINDOWS in layers,
+        )
+        return [shared.shown(drawn), _in_words(found)]
+
+    inputs = [session, shared.model, speed, layers]
+    for event in (shared.chosen, entered(tab, shared)):
+        event.then(draw, inputs, [view, status], **LONG)
+    for choice in (shared.model, speed, layers):
+        choice.input(draw, inputs, [view, status], **LONG)
+
+
+def _in_words(found: ClusterMap) -> str:
+    return (
+        f"**{found.tokens} tokens become {found.clusters} clusters** before block "
+        f"{found.block + 1} of {found.depth}; the picture covers {found.labels.size} of the tokens."
+    )

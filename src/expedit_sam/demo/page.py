@@ -1,0 +1,119 @@
+"""The page: a picture and choices at the top, and a tab for each way to look at it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from expedit_sam.demo.click_tab import click_tab
+from expedit_sam.demo.compare_tab import compare_tab
+from expedit_sam.demo.everything_tab import everything_tab
+from expedit_sam.demo.inside_tab import inside_tab
+from expedit_sam.demo.networks import Networks
+from expedit_sam.demo.pictures import example_files, read_picture
+from expedit_sam.demo.shared import CHOOSE_FIRST, Session, Shared
+from expedit_sam.errors import InputError
+from expedit_sam.hourglass import PRESETS
+
+HOURS = 2  # after which the server forgets a picture and deletes its files
+
+_TITLE = """# Expedit-SAM
+Segment Anything, made fast without any training. Choose a picture, then a tab."""
+
+
+def build_page(networks: Networks, folder: Path) -> gr.Blocks:
+    """The page, ready to be served.
+
+    Arguments:
+        networks: what it offers.
+        folder: where files to download are written.
+    """
+    with gr.Blocks(
+        title="Expedit-SAM",
+        analytics_enabled=False,
+        delete_cache=(600, HOURS * 3600),
+    ) as page:
+        session = gr.State(Session(), time_to_live=HOURS * 3600)
+        gr.Markdown(_TITLE)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                upload = gr.Image(
+                    label="Picture",
+                    sources=["upload", "clipboard"],
+                    height=240,
+                    buttons=[],
+                    elem_id="upload",
+                    alt_text="The picture you chose",
+                )
+                if examples := example_files():
+                    gr.Examples(
+                        [[path] for path in examples],
+                        upload,
+                        label="Or one of these",
+                        elem_id="examples",
+                        api_visibility="private",
+                    )
+            with gr.Column(scale=2, min_width=300):
+                model = gr.Dropdown(
+                    networks.names,
+                    value=networks.first,
+                    label="Model",
+                    info="Those on this computer; expedit-sam models lists more.",
+                    elem_id="model",
+                )
+                speed = gr.Radio(
+                    list(PRESETS),
+                    value="exact",
+                    label="Speed",
+                    info="Times faster at encoding, as measured on this computer.",
+                    elem_id="speed",
+                )
+                status = gr.Markdown(CHOOSE_FIRST, elem_id="status")
+
+        def choose(session: Session, upload: dict[str, Any] | None) -> list[Any]:
+            if upload is None:
+                session.choose(None)
+                return [session, CHOOSE_FIRST]
+            try:
+                picture = read_picture(upload["path"])
+            except InputError as error:
+                session.choose(None)
+                return [session, f"**That did not work:** {error}"]
+            session.choose(picture)
+            return [session, f"{picture.path.name}: {picture.size_text}"]
+
+        def speed_labels(model: str) -> Any:
+            noise = np.random.default_rng(0).integers(0, 256, (768, 1024, 3), dtype=np.uint8)
+            speedups = networks.speedups(model, noise)
+            return gr.Radio(
+                choices=[
+                    (speed if speed == "exact" else f"{speed} ({times:.1f}x)", speed)
+                    for speed, times in speedups.items()
+                ]
+            )
+
+        chosen = upload.change(
+            choose,
+            [session, upload],
+            [session, status],
+            # Gradio would open the file, and stumble over a broken one before we can say so.
+            preprocess=False,
+            api_visibility="private",
+        )
+        shared = Shared(networks, folder, session, model, speed, chosen)
+        with gr.Tabs(overflow_behavior="wrap"):
+            everything_tab(shared)
+            click_tab(shared)
+            compare_tab(shared)
+            inside_tab(shared)
+        measured: dict[str, Any] = {
+            "show_progress": "hidden",
+            "concurrency_limit": None,
+            "api_visibility": "private",
+        }
+        page.load(speed_labels, model, speed, **measured)
+        model.input(speed_labels, model, speed, **measured)
+    return page

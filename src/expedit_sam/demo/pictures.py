@@ -1,0 +1,126 @@
+"""A person's picture, small for the page and large for downloads, and what was made of it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from expedit_sam.demo.clicks import Clicks
+from expedit_sam.demo.clusters import ClusterMap
+from expedit_sam.demo.masks import Candidates
+from expedit_sam.demo.networks import Encoding, Found, Networks
+from expedit_sam.errors import InputError
+from expedit_sam.images import read_image
+from expedit_sam.transforms import ResizeLongestSide
+
+PAGE_SIDE = 1280  # more than the networks see (at most 1024) and than most pages show
+MEGAPIXELS = 100  # 300 MB while it is read
+
+_EXAMPLES = Path(__file__).parent / "examples"
+
+
+@dataclass
+class Picture:
+    """A picture and all that a session knows of it; the next picture replaces everything.
+
+    Attributes:
+        path: the uploaded file.
+        full_size: (H, W) of the picture in the file, as a person sees it.
+        image: hxwx3 uint8, RGB: the picture, or a reduced copy of a large one.
+        found, overlay: the result of the last run of everything mode, and its picture.
+        clicks, compared: the prompts on the Click and the Compare tab.
+        candidates: what the clicks may mean, and the encoding they came from.
+    """
+
+    path: Path
+    full_size: tuple[int, int]
+    image: np.ndarray
+    found: Found | None = None
+    overlay: np.ndarray | None = None
+    clicks: Clicks = field(default_factory=Clicks)
+    compared: Clicks = field(default_factory=Clicks)
+    candidates: tuple[Encoding, Candidates] | None = None
+    _encodings: dict[tuple[str, str], Encoding] = field(default_factory=dict)
+    _cluster_maps: dict[tuple[str, str], ClusterMap] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def encoding(self, networks: Networks, model: str, speed: str) -> Encoding:
+        """What a network makes of the page's copy at a speed; computed once."""
+        with self._lock:
+            if (model, speed) not in self._encodings:
+                self._encodings[model, speed] = networks.encode(model, speed, self.image)
+            return self._encodings[model, speed]
+
+    def cluster_map(self, networks: Networks, model: str, speed: str) -> ClusterMap:
+        """How a network clusters the page's copy at a speed; computed once."""
+        with self._lock:
+            if (model, speed) not in self._cluster_maps:
+                self._cluster_maps[model, speed] = networks.clusters(model, speed, self.image)
+            return self._cluster_maps[model, speed]
+
+    @property
+    def name(self) -> str:
+        """The file's name without suffix, for the names of results."""
+        return self.path.stem
+
+    @property
+    def size_text(self) -> str:
+        """Its size in pixels, in words."""
+        height, width = self.full_size
+        shown = self.image.shape
+        if shown[:2] == self.full_size:
+            return f"{width} x {height} pixels"
+        return f"{width} x {height} pixels, shown at {shown[1]} x {shown[0]}"
+
+
+def read_picture(path: str | Path) -> Picture:
+    """Read an uploaded file.
+
+    Raises:
+        InputError: it is no picture that can be read, or too large; the message names the file
+            but not the folder, which is the server's business.
+    """
+    path = Path(path)
+    try:
+        _check_pixels(path)
+        image = read_image(path)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), path.name)) from error
+    reduced = image
+    if max(image.shape[:2]) > PAGE_SIDE:
+        reduced = ResizeLongestSide(PAGE_SIDE).apply_image(image)
+    return Picture(path, (image.shape[0], image.shape[1]), reduced)
+
+
+def read_full_size(picture: Picture) -> np.ndarray:
+    """The picture as it was uploaded: HxWx3 uint8, RGB.
+
+    Raises:
+        InputError: the server has cleared the upload away since.
+    """
+    if not picture.path.exists():
+        raise InputError(f"{picture.path.name} was uploaded too long ago: choose it once more")
+    return read_image(picture.path)
+
+
+def example_files() -> list[str]:
+    """The pictures that come along."""
+    return sorted(str(path) for path in _EXAMPLES.glob("*.jpg"))
+
+
+def _check_pixels(path: Path) -> None:
+    """Refuse a picture before its pixels fill the memory; other faults are left to the reader."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except Exception:
+        return
+    if width * height > MEGAPIXELS * 10**6:
+        raise InputError(
+            f"{path} has {width * height / 1e6:.0f} megapixels: "
+            f"scale it down to {MEGAPIXELS} or fewer"
+        )

@@ -1,0 +1,84 @@
+"""Serving the page on this computer, and to nobody else unless told so."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from expedit_sam.demo.networks import Networks
+from expedit_sam.errors import InputError
+
+UPLOAD_LIMIT = "40mb"
+SESSIONS = 32  # people remembered at a time, about 15 MB each
+
+_CSS = """
+.gradio-container { width: 100% !important; max-width: 1200px !important;
+  margin: 0 auto !important; }
+.picture img { width: 100% !important; height: auto; max-height: 72vh; object-fit: contain; }
+@media (max-width: 480px) { button[role="tab"] { padding: 0 10px !important; } }
+"""
+
+
+@contextmanager
+def running(networks: Networks, host: str, port: int) -> Iterator[str]:
+    """The page, served in the background; gives its address.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
+    with tempfile.TemporaryDirectory(prefix="expedit-sam-demo-") as folder:
+        # Read when Gradio is imported or builds its parts: uploads go to a folder of our own,
+        # and nothing is reported to anybody.
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+        from expedit_sam.demo.page import build_page
+
+        page = build_page(networks, Path(folder))
+        try:
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                footer_links=[],
+                run_history=False,
+                ssr_mode=False,
+                mcp_server=False,
+                enable_monitoring=False,
+                max_file_size=UPLOAD_LIMIT,
+                state_session_capacity=SESSIONS,
+                theme=_theme(),
+                css=_CSS,
+            )
+        except OSError as error:
+            raise InputError(
+                f"cannot listen on {host}, port {port}: choose others with --host and --port"
+            ) from error
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
+
+
+def _theme() -> Any:
+    """Gradio's own, with the computer's fonts, not downloaded ones, and darker small print."""
+    import gradio as gr
+
+    theme = gr.themes.Default(
+        primary_hue="blue",
+        font=("system-ui", "sans-serif"),
+        font_mono=("ui-monospace", "monospace"),
+    )
+    return theme.set(
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_title_text_color="*neutral_800",
+    )

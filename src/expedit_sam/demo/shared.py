@@ -1,0 +1,159 @@
+"""What all parts of the page share: a person's session, the choices at the top, friendly errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import cv2
+import gradio as gr
+import numpy as np
+
+from expedit_sam.demo.networks import Cancelled, Networks
+from expedit_sam.demo.pictures import Picture
+from expedit_sam.errors import InputError
+
+# Events of a group run one at a time: long work, and clicks, which do not wait for it. What is
+# instant waits for nothing.
+LONG: dict[str, Any] = {
+    "concurrency_id": "long",
+    "concurrency_limit": 1,
+    "api_visibility": "private",
+}
+QUICK: dict[str, Any] = {
+    "concurrency_id": "quick",
+    "concurrency_limit": 1,
+    "api_visibility": "private",
+    "trigger_mode": "multiple",
+    "show_progress": "minimal",
+}
+
+INSTANT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+CHOOSE_FIRST = "Choose a picture first: upload one, paste one, or click an example."
+
+
+@dataclass
+class Task:
+    """Long work, which looks from time to time whether it is still wanted."""
+
+    cancelled: bool = False
+
+    def stop_if_cancelled(self) -> None:
+        """Raise ``Cancelled`` where it is not."""
+        if self.cancelled:
+            raise Cancelled
+
+
+@dataclass
+class Session:
+    """What the server remembers of one person while the page is open.
+
+    Attributes:
+        picture: the picture that was chosen; use ``choose`` to change it.
+        tab: the tab that is open.
+        task: the long work that was begun last.
+    """
+
+    picture: Picture | None = None
+    tab: str = "Everything"
+    task: Task = field(default_factory=Task)
+
+    def choose(self, picture: Picture | None) -> None:
+        """Go on with another picture, or with none; work on the old one stops."""
+        self.task.cancelled = True
+        self.picture = picture
+
+    def begin(self) -> Task:
+        """Long work begins; what was begun before stops."""
+        self.task.cancelled = True
+        self.task = Task()
+        return self.task
+
+    def require_picture(self) -> Picture:
+        """The picture.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.picture is None:
+            raise InputError(CHOOSE_FIRST)
+        return self.picture
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The parts of the page above the tabs, and what the tabs wait for.
+
+    Attributes:
+        networks: the networks to choose from.
+        folder: where pictures for the page and files to download are written.
+        session: holds a ``Session``.
+        model, speed: the choices.
+        chosen: the event of a new picture, already in the session.
+    """
+
+    networks: Networks
+    folder: Path
+    session: gr.State
+    model: gr.Dropdown
+    speed: gr.Radio
+    chosen: Any
+
+    def shown(self, image: np.ndarray | None) -> str | None:
+        """The file of an HxWx3 image for the page, or None.
+
+        Each has a name of its own, which nobody guesses: Gradio's, made of the content, would be
+        written over by one person while another reads it.
+        """
+        if image is None:
+            return None
+        path = self.folder / f"{uuid4().hex}.jpg"
+        _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        path.write_bytes(encoded.tobytes())
+        return str(path)
+
+
+def friendly(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler, with what a person can cause said in a line on the page."""
+
+    @wraps(handler)
+    def friendly_handler(*arguments: Any, **named: Any) -> Any:
+        try:
+            return handler(*arguments, **named)
+        except InputError as error:
+            raise gr.Error(str(error), title="Not possible", print_exception=False) from error
+        except Cancelled:
+            raise gr.Error("Cancelled.", title="Stopped", print_exception=False) from None
+        except MemoryError as error:
+            raise gr.Error(
+                "Out of memory: try a smaller picture or model.", print_exception=False
+            ) from error
+
+    return friendly_handler
+
+
+def entered(tab: gr.Tab, shared: Shared) -> Any:
+    """The event of a tab being opened, which the session then knows."""
+
+    def enter(session: Session) -> None:
+        session.tab = str(tab.label)
+
+    return tab.select(enter, shared.session, None, **INSTANT)
+
+
+def picture_view(label: str, name: str) -> gr.Image:
+    """A picture that shows results and can be clicked; nothing lies over it."""
+    return gr.Image(
+        label=label,
+        show_label=False,
+        interactive=False,
+        buttons=[],
+        elem_id=name,
+        elem_classes="picture",
+        alt_text=label,
+    )

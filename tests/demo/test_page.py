@@ -1,0 +1,247 @@
+"""The page as people use it, in a real browser."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from tests.demo.conftest import (
+    Visit,
+    changing,
+    choose_example,
+    click_picture,
+    downloads,
+    open_tab,
+    pixels,
+    said,
+    unzip,
+    upload,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def test_everything(visit: Visit, address: str, tmp_path: Path) -> None:
+    page = visit(address)
+    choose_example(page, "coffee.jpg")
+    page.locator("#everything-picture img").wait_for()
+    before = pixels(page, "everything-picture")
+    with changing(page, "everything-picture"):
+        page.get_by_role("button", name="Find masks").click()
+    line = said(page, "everything-status", "post-process")
+    count = int(line.split()[0])
+    assert count > 1
+    after = pixels(page, "everything-picture")
+    assert after.shape == before.shape == (400, 600, 3)
+    assert np.abs(after.astype(int) - before).mean() > 5
+
+    page.locator("#mask-number input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    assert "predicted IoU" in said(page, "mask-about", "Mask 2 of")
+    click_picture(page, "everything-picture", 0.5, 0.5)
+
+    files = downloads(page, "everything")
+    assert sorted(files) == ["coffee.json", "coffee_masks.zip", "coffee_overlay.jpg"]
+    (tmp_path / "coffee.json").write_bytes(files["coffee.json"])
+    dataset = COCO(str(tmp_path / "coffee.json"))
+    assert len(dataset.anns) == count
+    assert dataset.annToMask(dataset.anns[1]).shape == (400, 600)
+    assert len(unzip(files["coffee_masks.zip"])) == count
+    assert Image.open(io.BytesIO(files["coffee_overlay.jpg"])).size == (600, 400)
+
+
+def test_click(visit: Visit, address: str) -> None:
+    page = visit(address)
+    choose_example(page, "cat.jpg")
+    open_tab(page, "Click")
+    said(page, "click-status", "encoded in")
+    plain = pixels(page, "click-picture")
+
+    click_picture(page, "click-picture", 0.5, 0.5)
+    said(page, "click-status", "Masks in")
+    one = pixels(page, "click-picture")
+    assert np.abs(one.astype(int) - plain).max() > 50
+    assert plus_at(one, 0.5, 0.5)
+    assert page.locator("#candidate input[type=radio]").count() == 3
+    with changing(page, "click-picture"):
+        page.locator("#candidate label").nth(2).click()
+
+    page.locator("#click-kind").get_by_text("Exclude").click()
+    click_picture(page, "click-picture", 0.2, 0.3)
+    assert minus_at(pixels(page, "click-picture"), 0.2, 0.3)
+    with changing(page, "click-picture"):
+        page.get_by_role("button", name="Undo").click()
+    assert np.abs(pixels(page, "click-picture").astype(int) - one).mean() < 1
+
+    page.locator("#click-kind").get_by_text("Box").click()
+    click_picture(page, "click-picture", 0.1, 0.1)
+    click_picture(page, "click-picture", 0.9, 0.9)
+    files = downloads(page, "click")
+    assert sorted(files) == ["cat_cutout.png", "cat_mask.png"]
+    assert Image.open(io.BytesIO(files["cat_cutout.png"])).mode == "RGBA"
+    assert Image.open(io.BytesIO(files["cat_mask.png"])).size == (451, 300)
+
+    with changing(page, "click-picture"):
+        page.get_by_role("button", name="Clear").click()
+    assert np.abs(pixels(page, "click-picture").astype(int) - plain).mean() < 1
+
+
+def test_by_keyboard_alone(visit: Visit, address: str) -> None:
+    page = visit(address)
+    choose_example(page, "cat.jpg")
+    press(page, page.get_by_role("tab", name="Click", exact=True))
+    said(page, "click-status", "encoded in")
+    press(page, page.get_by_role("button", name="Without a mouse"))
+    page.locator("#click-x input").fill("225")
+    page.locator("#click-y input").fill("150")
+    with changing(page, "click-picture"):
+        press(page, page.get_by_role("button", name="Click there"))
+    said(page, "click-status", "Masks in")
+    assert plus_at(pixels(page, "click-picture"), 0.5, 0.5)
+
+
+def test_compare(visit: Visit, address: str) -> None:
+    page = visit(address)
+    choose_example(page, "cat.jpg")
+    open_tab(page, "Compare")
+    said(page, "compare-status", "B, fast: encoded in")
+    with changing(page, "second-picture"):
+        click_picture(page, "first-picture", 0.5, 0.5)
+    line = said(page, "compare-status", "IoU of A and B")
+    assert 0 <= float(line.split("B: ")[1].split()[0]) <= 1
+    assert "A, exact: encode" in line
+    assert "B, fast: encode" in line
+    page.locator("#difference img").wait_for()
+    shown = pixels(page, "difference").astype(int)
+    assert np.abs(shown - pixels(page, "first-picture")).mean() > 5
+
+
+def test_inside(visit: Visit, address: str) -> None:
+    page = visit(address)
+    choose_example(page, "cat.jpg")
+    open_tab(page, "Inside")
+    assert "400 tokens become 169 clusters before block 3 of 4" in said(
+        page, "inside-status", "tokens become"
+    )
+    with changing(page, "inside-picture"):
+        page.locator("#inside-layers").get_by_text("token grid").click()
+    page.locator("#inside-speed").get_by_text("balanced").click()
+    said(page, "inside-status", "before block 2 of 4")
+
+
+def test_speeds_show_what_was_measured(visit: Visit, address: str, tiny_networks: Any) -> None:
+    page = visit(address)
+    times = tiny_networks.speedups("vit_s", np.zeros((20, 30, 3), np.uint8))
+    said(page, "speed", f"fast ({times['fast']:.1f}x)")
+
+
+def test_a_broken_upload(visit: Visit, address: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and then nothing")
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "good.png")
+    page = visit(address)
+    upload(page, tmp_path / "broken.jpg")
+    line = said(page, "status", "That did not work")
+    assert "broken.jpg" in line
+    assert "/" not in line
+    page.get_by_role("button", name="Find masks").click()
+    page.get_by_text("Choose a picture first").last.wait_for()
+    assert "Traceback" not in page.content()
+    page.get_by_role("button", name="Remove Image").click()
+    upload(page, tmp_path / "good.png")
+    assert said(page, "status", "good.png") == "good.png: 30 x 20 pixels"
+
+
+def test_a_large_photograph(visit: Visit, address: str, tmp_path: Path) -> None:
+    y, x = np.mgrid[:4000, :6000]
+    photo = np.stack([x // 24, y // 16, (x + y) // 40], axis=-1).astype(np.uint8)
+    Image.fromarray(photo).save(tmp_path / "large.jpg")
+    page = visit(address)
+    upload(page, tmp_path / "large.jpg")
+    assert "6000 x 4000 pixels, shown at 1280 x 853" in said(page, "status", "large.jpg")
+    open_tab(page, "Click")
+    said(page, "click-status", "encoded in")
+    click_picture(page, "click-picture", 0.5, 0.5)
+    files = downloads(page, "click")
+    assert Image.open(io.BytesIO(files["large_mask.png"])).size == (6000, 4000)
+
+
+def test_two_people_do_not_see_each_others_pictures(
+    visit: Visit, address: str, tmp_path: Path
+) -> None:
+    people = [visit(address), visit(address)]
+    sizes = [(61, 40), (50, 83)]
+    for page, color, size in zip(people, ("crimson", "navy"), sizes, strict=True):
+        Image.new("RGB", size, color).save(tmp_path / f"{color}.png")
+        upload(page, tmp_path / f"{color}.png")
+    for page in people:
+        page.locator("#everything-picture img").wait_for()
+        page.get_by_role("button", name="Find masks").click()
+    for page, color, size in zip(people, ("crimson", "navy"), sizes, strict=True):
+        said(page, "everything-status", "post-process")
+        files = downloads(page, "everything")
+        document = json.loads(files[f"{color}.json"])
+        assert document["images"][0]["file_name"] == f"{color}.png"
+        assert document["annotations"][0]["segmentation"]["size"] == [*size[::-1]]
+        assert pixels(page, "everything-picture").shape == (*size[::-1], 3)
+        other = "navy" if color == "crimson" else "crimson"
+        assert other not in page.content()
+
+
+def test_cancelling(visit: Visit, address: str) -> None:
+    page = visit(address)
+    choose_example(page, "coffee.jpg")
+    page.locator("#everything-picture img").wait_for()
+    points = page.locator("#points-per-side input[type=number]")
+    points.fill("64")
+    points.press("Tab")
+    page.get_by_role("button", name="Find masks").click()
+    page.get_by_text("of 4096").first.wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    said(page, "everything-status", "Cancelled")
+    points.fill("4")
+    points.press("Tab")
+    page.get_by_role("button", name="Find masks").click()
+    said(page, "everything-status", "post-process")
+
+
+def test_on_a_phone(visit: Visit, address: str) -> None:
+    page = visit(address, width=390, height=844)
+    choose_example(page, "coffee.jpg")
+    for name in ("Everything", "Click", "Compare", "Inside"):
+        open_tab(page, name)
+        page.locator(".picture img >> visible=true").first.wait_for()
+        overhang = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(overhang) <= 0, name
+
+
+def press(page: Any, control: Any) -> None:
+    """Press a control as one does without a mouse."""
+    control.focus()
+    page.keyboard.press("Enter")
+
+
+def plus_at(picture: np.ndarray, across: float, down: float) -> bool:
+    """Whether a green point is drawn at these fractions of the picture."""
+    return sign_at(picture, across, down, color=1)
+
+
+def minus_at(picture: np.ndarray, across: float, down: float) -> bool:
+    """Whether a red point is drawn at these fractions of the picture."""
+    return sign_at(picture, across, down, color=0)
+
+
+def sign_at(picture: np.ndarray, across: float, down: float, color: int) -> bool:
+    """Whether there is a white sign on a channel's colour, give or take two pixels."""
+    height, width = picture.shape[:2]
+    x, y = round(across * width), round(down * height)
+    near = picture[y - 8 : y + 9, x - 8 : x + 9].astype(int)
+    others = np.delete(near, color, axis=-1).max(axis=-1)
+    colored = (near[..., color] - others > 40).sum()
+    return bool(colored > 30 and picture[y - 2 : y + 3, x - 2 : x + 3].min(axis=-1).max() > 180)
