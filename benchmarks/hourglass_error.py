@@ -3,7 +3,7 @@
     python benchmarks/hourglass_error.py FOLDER [--images 10]
 
 For each setting: the relative error |tokens - exact tokens| / |exact tokens|, mean over the images,
-for the embedded vit_s, a plain DINOv2 ViT-S. Lower is better.
+for the embedded vit_s. Lower is better.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from expedit_sam.evaluate.report import summarize, tables
 from expedit_sam.evaluate.run import evaluate
 from expedit_sam.hourglass.written import parse_settings
 from expedit_sam.model.attention import resized_table
-from expedit_sam.model.image_encoder import DEFAULT_WINDOW, run_block
+from expedit_sam.model.image_encoder import clustering_window, first_tokens
 
 
 def main() -> None:
@@ -80,18 +80,13 @@ class TokenMerging(Network):
 
 def encode_merged(encoder: Any, pixels: Tensor, setting: Hourglass) -> Tensor:
     """One image's 1x3xHxW pixels to its embedding."""
-    grid = encoder.patch_embed(pixels) + encoder.pos_embed
     location = setting.block(len(encoder.blocks))
-    for block in encoder.blocks[:location]:
-        grid = run_block(block, grid, block.window_size)
-    merged = Merged.of(grid[0], encoder.blocks[location], setting, _window(encoder))
+    grid = first_tokens(encoder, pixels, location)
+    window = clustering_window(encoder.blocks)
+    merged = Merged.of(grid[0], encoder.blocks[location], setting, window)
     for block in encoder.blocks[location:]:
         merged.run(block)
     return encoder.neck(merged.grid()[None].permute(0, 3, 1, 2))
-
-
-def _window(encoder: Any) -> int:
-    return max(block.window_size for block in encoder.blocks) or DEFAULT_WINDOW
 
 
 class Merged:

@@ -48,7 +48,7 @@ def read_packaged(path: Path) -> Sam:
 
 
 def load_start(sam: Sam, path: Path) -> None:
-    """Take what fits from a training checkpoint or a packaged file; positions are resized."""
+    """Take what a training checkpoint or a packaged file holds; the rest stays as it was."""
     if path.suffix == ".safetensors":
         state = read_quantized(path)
     else:

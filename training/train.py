@@ -27,6 +27,7 @@ from packaged import load_start
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expedit_sam.model.image_encoder import clustering_window
 from expedit_sam.model.sam import Sam
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -140,7 +141,7 @@ def draw_part(sam: Sam, whole_share: float, random: np.random.Generator) -> Part
     grid = encoder.pos_embed.shape[1]
     if random.random() < whole_share:
         return Part(0, 0, grid, grid)
-    window = max(block.window_size for block in encoder.blocks)
+    window = clustering_window(encoder.blocks)
     starts = range(0, grid - window, window)
     top, left = (window * int(random.integers(len(starts))) for _ in range(2))
     side = PART_WINDOWS * window

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from expedit_sam.demo.compare import ONLY_FIRST, ONLY_SECOND, difference, iou
+from expedit_sam.demo.compare import ONLY_FIRST, ONLY_SECOND, difference
+from expedit_sam.evaluate.metrics import iou
 
 
 def test_iou_and_difference(photo: np.ndarray) -> None:

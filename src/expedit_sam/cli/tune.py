@@ -42,7 +42,7 @@ def tune(
 
     from expedit_sam.errors import InputError
     from expedit_sam.images import find_images
-    from expedit_sam.results import prepare_folder
+    from expedit_sam.results import appearing_together, prepare_folder
 
     if not find_spec("matplotlib"):
         raise InputError("tune needs matplotlib: pip install 'expedit-sam[evaluate]'")
@@ -63,9 +63,8 @@ def tune(
         total = len(some) * search.most_settings(len(sam.image_encoder.blocks))
         bar = bars.add_task("tuning", total=total)
         points = search.tune(sam, some, keep, on_image=lambda: bars.advance(bar))
-    unfinished = plot.with_name(f".{plot.name}.unfinished")
-    unfinished.write_bytes(search.plot(points, keep))
-    unfinished.replace(plot)
+    with appearing_together(plot.parent) as place:
+        (place / plot.name).write_bytes(search.plot(points, keep))
     Console().print(_table(points))
     chosen = search.fastest(points, keep)
     if chosen.setting is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from expedit_sam.hourglass import Hourglass
 from expedit_sam.hourglass.contraction import Contraction, contract
-from expedit_sam.model.image_encoder import DEFAULT_WINDOW
+from expedit_sam.model.image_encoder import clustering_window, first_tokens
 from expedit_sam.predictor import SamPredictor
 
 _TOKENS = (255, 255, 255)
@@ -45,14 +44,9 @@ def cluster_map(predictor: SamPredictor, image: np.ndarray, hourglass: Hourglass
     model, encoder = predictor.model, predictor.model.image_encoder
     resized = predictor.transform.apply_image(image)
     pixels = torch.as_tensor(resized, device=predictor.device).permute(2, 0, 1)[None]
-    tokens = encoder.patch_embed(model.preprocess(pixels))
-    if encoder.pos_embed is not None:
-        tokens = tokens + encoder.pos_embed
     depth = len(encoder.blocks)
-    for block in encoder.blocks[: hourglass.block(depth)]:
-        tokens = block(tokens)
-    windows: list[Any] = [block.window_size for block in encoder.blocks]
-    window = max(windows) or DEFAULT_WINDOW
+    tokens = first_tokens(encoder, model.preprocess(pixels), hourglass.block(depth))
+    window = clustering_window(encoder.blocks)
     contraction = contract(tokens, hourglass, window)
     patch = encoder.img_size // tokens.shape[1]
     rows, columns = (-(-length // patch) for length in resized.shape[:2])

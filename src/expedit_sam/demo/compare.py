@@ -1,4 +1,4 @@
-"""Two masks of the same thing: how well they agree, and where they do not."""
+"""Two masks of the same thing: where they differ."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ import numpy as np
 ONLY_FIRST = (0, 114, 178)  # a blue and an orange that every kind of sight tells apart
 ONLY_SECOND = (230, 120, 0)
 _BOTH = (170, 170, 170)
-
-
-def iou(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two HxW masks; 1 where both are empty."""
-    union = np.count_nonzero(first | second)
-    return np.count_nonzero(first & second) / union if union else 1.0
 
 
 def difference(image: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -8,12 +8,13 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from expedit_sam.demo.compare import difference, iou
+from expedit_sam.demo.compare import difference
 from expedit_sam.demo.masks import candidates
 from expedit_sam.demo.pictures import Picture
 from expedit_sam.demo.prompt_panel import PromptPanel, draw_clicks
 from expedit_sam.demo.shared import INSTANT, LONG, Session, Shared, entered, friendly, picture_view
 from expedit_sam.draw import overlay
+from expedit_sam.evaluate.metrics import iou
 from expedit_sam.hourglass import PRESETS
 
 _READY = "Click a thing in either picture. Both settings are asked for it."

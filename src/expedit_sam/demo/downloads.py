@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 from expedit_sam.demo.masks import full_size_mask
@@ -78,7 +77,7 @@ def _scaled(record: dict[str, Any], picture: Picture) -> dict[str, Any]:
     if (factor == 1).all():
         return record
     covered = cv2.resize(binary_mask(record).astype(np.float32), (width, height))
-    encoded = rle.encode_masks(torch.from_numpy(covered > 0.5)[None])[0]
+    encoded = rle.encode_masks((covered > 0.5)[None])[0]
     return record | {
         "segmentation": rle.to_coco(encoded),
         "area": rle.area(encoded),

@@ -18,6 +18,7 @@ from expedit_sam.evaluate.metrics import Mean, mean_over_images
 from expedit_sam.evaluate.prompts import EVERYTHING
 from expedit_sam.evaluate.records import Figures
 from expedit_sam.hourglass.written import EXACT
+from expedit_sam.results import appearing_together
 
 # By contender, prompt and metric.
 Summary = dict[str, dict[str, dict[str, Mean]]]
@@ -66,7 +67,7 @@ def summarize(results: Mapping[str, Sequence[Figures]], seed: int) -> Summary:
 def write_report(
     folder: Path, summary: Summary, costs: Mapping[str, EncoderCost], about: dict[str, Any]
 ) -> list[Path]:
-    """Write ``report.md``, ``report.json`` and ``report.png``, each whole or not at all.
+    """Write ``report.md``, ``report.json`` and ``report.png``, all of them or none.
 
     Arguments:
         folder: where; made if it is missing.
@@ -93,11 +94,9 @@ def write_report(
         "report.json": json.dumps(document, indent=2).encode(),
         "report.png": _picture(summary),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        unfinished = folder / f".{name}.unfinished"
-        unfinished.write_bytes(content)
-        unfinished.replace(folder / name)
+    with appearing_together(folder) as place:
+        for name, content in contents.items():
+            (place / name).write_bytes(content)
     return [folder / name for name in contents]
 
 

@@ -19,7 +19,7 @@ from expedit_sam.evaluate.metrics import iou
 from expedit_sam.everything.prompts import build_point_grid
 from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.images import read_image
-from expedit_sam.model.image_encoder import DEFAULT_WINDOW
+from expedit_sam.model.image_encoder import clustering_window
 from expedit_sam.model.sam import Sam
 
 # Clicks on each image, along each side.
@@ -75,7 +75,7 @@ def tune(
     """
     encoder: Any = sam.image_encoder
     came_with, depth = encoder.hourglass, len(encoder.blocks)
-    window = max(block.window_size for block in encoder.blocks) or DEFAULT_WINDOW
+    window = clustering_window(encoder.blocks)
     try:
         exact, masks = _measure(sam, None, images, None, on_image)
         points = [exact]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from expedit_sam.everything.filters import is_box_near_crop_edge
+from expedit_sam.everything.filters import is_box_near_crop_edge, uncrop_masks
 from expedit_sam.everything.rle import Rle, encode_transposed
 from expedit_sam.transforms import upscale_logits
 
@@ -63,11 +63,8 @@ class MaskMaker:
         whole = [0, 0, self.image_size[1], self.image_size[0]]
         if is_box_near_crop_edge(np.array([box]), list(self.crop_box), whole)[0]:
             return None
-        if mask.shape != self.image_size[::-1]:
-            beyond = np.zeros(self.image_size[::-1], np.uint8)
-            beyond[x0:x1, y0:y1] = mask
-            mask = beyond
-        return FoundMask(float(stability), box, encode_transposed(mask))
+        whole_mask = uncrop_masks(mask, [y0, x0, y1, x1], *self.image_size[::-1])
+        return FoundMask(float(stability), box, encode_transposed(whole_mask))
 
     def _stability(self, logits: np.ndarray) -> np.float32:
         """As ``calculate_stability_score``: how little the mask changes with the threshold."""

@@ -7,6 +7,7 @@ The functions take any module with SAM's attribute names (``qkv``, ``proj``, ``n
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,7 +56,11 @@ class Attention(nn.Module):
 
 
 def attend_grid(
-    attention: Any, x: Tensor, window_size: int = 0, log_sizes: Tensor | None = None
+    attention: Any,
+    x: Tensor,
+    window_size: int = 0,
+    log_sizes: Tensor | None = None,
+    attend: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Self-attention of BxHxWxC tokens, over the whole grid or inside each window.
 
@@ -65,35 +70,32 @@ def attend_grid(
         window_size: side of the windows in tokens; 0 attends over the whole grid.
         log_sizes: BxHxW, added to every score of that key: the logarithm of a cluster's size over
             the average one. Padded positions count as average.
+        attend: from sequences to sequences, as ``attend_sequences``, which it is by default.
 
     Returns:
         BxHxWxC tokens.
     """
-    height, width = x.shape[1:3]
+    height, width = map(int, x.shape[1:3])  # whole numbers in a trace too
     window = (window_size, window_size) if window_size > 0 else (height, width)
     heads = attention.num_heads
     # A padded position holds a zero token, so its query, key and value are the bias alone.
     qkv = _pad_to_windows(attention.qkv(x), window, attention.qkv.bias)
-    padded_size = (qkv.shape[1], qkv.shape[2])
+    padded_size = (int(qkv.shape[1]), int(qkv.shape[2]))
     q, k, v = _sequences(qkv, window, heads)
     key_bias = None
     if log_sizes is not None:
         log_sizes = _windows(_pad_to_windows(log_sizes[..., None], window), window)
         key_bias = log_sizes.to(q.dtype).flatten(1).repeat_interleave(heads, dim=0)
-    if attention.use_rel_pos:
-        tables = (attention.rel_pos_h, attention.rel_pos_w)
-        out = _attend_with_relative_positions(q, k, v, tables, window, key_bias)
-    else:
-        mask = None if key_bias is None else key_bias[:, None]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    tables = (attention.rel_pos_h, attention.rel_pos_w) if attention.use_rel_pos else None
+    out = (attend or attend_sequences)(q, k, v, tables, window, key_bias)
     return attention.proj(_grid(out, window, heads, padded_size)[:, :height, :width])
 
 
-def _attend_with_relative_positions(
+def attend_sequences(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    tables: tuple[Tensor, Tensor],
+    tables: tuple[Tensor, Tensor] | None,
     window: tuple[int, int],
     key_bias: Tensor | None,
 ) -> Tensor:
@@ -101,10 +103,13 @@ def _attend_with_relative_positions(
 
     Arguments:
         q, k, v: Sx(h*w)xd sequences, one for each head of each window.
-        tables: vertical and horizontal relative positions.
+        tables: vertical and horizontal relative positions; None for none.
         window: (h, w) of a sequence in tokens.
         key_bias: Sx(h*w), added to all scores of a key.
     """
+    if tables is None:
+        mask = None if key_bias is None else key_bias[:, None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     height, width = window
     length, head_dim = q.shape[1:]
     together, rows = _step(len(q), window, q.device.type)
@@ -216,16 +221,13 @@ def partition_windows(x: Tensor, window_size: int, fill: Tensor | None = None) -
 
 def _pad_to_windows(x: Tensor, window: tuple[int, int], fill: Tensor | None = None) -> Tensor:
     """Pad BxHxWxC below and right to whole windows with the C values of ``fill``, else zeros."""
-    batch, height, width, channels = x.shape
-    padded_size = [
-        math.ceil(side / step) * step for side, step in zip((height, width), window, strict=True)
-    ]
-    if padded_size == [height, width]:
-        return x
-    shape = (batch, *padded_size, channels)
-    padded = x.new_zeros(shape) if fill is None else fill.to(x.dtype).expand(shape).contiguous()
-    padded[:, :height, :width] = x
-    return padded
+    fill = x.new_zeros(x.shape[-1]) if fill is None else fill.to(x.dtype)
+    for dim, step in ((2, window[1]), (1, window[0])):
+        shape = list(map(int, x.shape))  # whole numbers in a trace too
+        if missing := -shape[dim] % step:
+            shape[dim] = missing
+            x = torch.cat([x, fill.expand(shape)], dim=dim)
+    return x
 
 
 def _windows(x: Tensor, window: tuple[int, int]) -> Tensor:

@@ -177,15 +177,11 @@ def encode(
         BxCxhxw image embedding.
     """
     run = run or run_block
-    tokens = encoder.patch_embed(pixels)
-    if encoder.pos_embed is not None:
-        tokens = tokens + encoder.pos_embed
     depth = len(encoder.blocks)
     location = depth if hourglass is None else hourglass.block(depth)
-    for block in encoder.blocks[:location]:
-        tokens = run(block, tokens, block.window_size)
+    tokens = first_tokens(encoder, pixels, location, run)
     if hourglass is not None and location < depth:
-        window = max(block.window_size for block in encoder.blocks) or DEFAULT_WINDOW
+        window = clustering_window(encoder.blocks)
         contraction = contract(tokens, hourglass, window)
         clusters, log_sizes = contraction.clusters, contraction.log_sizes
         smaller_window = hourglass.cluster_side(window)
@@ -194,6 +190,23 @@ def encode(
             clusters = run(block, clusters, side, log_sizes)
         tokens = contraction.expand(clusters)
     return encoder.neck(tokens.permute(0, 3, 1, 2))
+
+
+def first_tokens(
+    encoder: Any, pixels: Tensor, number: int, run: Callable[..., Tensor] | None = None
+) -> Tensor:
+    """BxHxWxC tokens of Bx3xHxW normalised pixels after ``number`` blocks (see ``encode``)."""
+    tokens = encoder.patch_embed(pixels)
+    if encoder.pos_embed is not None:
+        tokens = tokens + encoder.pos_embed
+    for block in encoder.blocks[:number]:
+        tokens = (run or run_block)(block, tokens, block.window_size)
+    return tokens
+
+
+def clustering_window(blocks: Iterable[Any]) -> int:
+    """Side in tokens of the windows that the hourglass clusters a network's tokens in."""
+    return max(block.window_size for block in blocks) or DEFAULT_WINDOW
 
 
 def run_block(block: Any, x: Tensor, window_size: int, log_sizes: Tensor | None = None) -> Tensor:

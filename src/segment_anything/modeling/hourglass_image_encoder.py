@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from expedit_sam.hourglass.published import DEFAULTS, in_published_names, published_setting
-from expedit_sam.model.image_encoder import DEFAULT_WINDOW, ImageEncoderViT
+from expedit_sam.model.image_encoder import ImageEncoderViT, clustering_window
 
 __all__ = ["HourglassImageEncoderViT"]
 
@@ -47,7 +47,7 @@ class HourglassImageEncoderViT(ImageEncoderViT):
         if setting is not None:
             blocks: Any = self.blocks
             setting.block(len(blocks))
-            setting.cluster_side(max(block.window_size for block in blocks) or DEFAULT_WINDOW)
+            setting.cluster_side(clustering_window(blocks))
         elif given and "hourglass_clustering_location" not in given:
             warnings.warn(
                 "clustering stays off: pass hourglass_clustering_location, the block it starts at",
