@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from expedit_sam.hourglass import Hourglass
     from expedit_sam.model.expedite import expedite
     from expedit_sam.predictor import SamPredictor
+
+# PyTorch's large blocks in large pages, where the system grants them (docs/decisions.md).
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = ["Hourglass", "SamAutomaticMaskGenerator", "SamPredictor", "build_sam", "expedite"]
 

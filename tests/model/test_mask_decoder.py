@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from expedit_sam.model.mask_decoder import _transposed_convolution
 from expedit_sam.model.sam import Sam
-from expedit_sam.model.two_way_transformer import Attention
+from expedit_sam.model.two_way_transformer import Attention, TwoWayTransformer
 
 
 def attention() -> Attention:
@@ -17,24 +17,56 @@ def attention() -> Attention:
     return layer
 
 
-@pytest.mark.parametrize(("prompts", "images"), [(1, 1), (5, 1), (5, 5)])
-def test_image_side_shortcuts_equal_plain_attention(prompts: int, images: int) -> None:
+def test_image_side_shortcuts_equal_plain_attention() -> None:
     layer = attention()
-    tokens, values = torch.randn(2, prompts, 7, 32)
-    image, positions = torch.randn(images, 50, 32), torch.randn(1, 50, 32)
-    shared = image.expand(prompts, -1, -1)
+    tokens, values = torch.randn(2, 5, 7, 32)
+    image, positions = torch.randn(5, 50, 32), torch.randn(1, 50, 32)
     torch.testing.assert_close(
-        layer.token_to_image(tokens, image, image + positions),
+        layer.token_to_image(tokens, image, layer.k_proj(positions)),
+        layer(tokens, image + positions, image),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    torch.testing.assert_close(
+        layer.image_to_token(image, layer.q_proj(positions), k=tokens, v=values),
+        layer(image + positions, tokens, values),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_shortcuts_of_a_shared_image_equal_plain_attention() -> None:
+    layer = attention()
+    tokens, values = torch.randn(2, 5, 7, 32)
+    image, positions = torch.randn(1, 50, 32), torch.randn(1, 50, 32)
+    placed, shared = image + positions, image.expand(5, -1, -1)
+    torch.testing.assert_close(
+        layer.token_to_shared_image(tokens, layer.k_proj(placed), layer.v_proj(image)),
         layer(tokens, shared + positions, shared),
         rtol=1e-4,
         atol=1e-4,
     )
     torch.testing.assert_close(
-        layer.add_token_to_image(image, image + positions, k=tokens, v=values),
-        shared + layer(shared + positions, tokens, values),
+        layer.image_to_token(None, layer.q_proj(placed), k=tokens, v=values),
+        layer(shared + positions, tokens, values),
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_prompts_may_have_positions_of_their_own() -> None:
+    torch.manual_seed(0)
+    transformer = TwoWayTransformer(2, 32, 4, 64).requires_grad_(False)
+    image, positions, tokens = (
+        torch.randn(3, 32, 4, 5),
+        torch.randn(3, 32, 4, 5),
+        torch.randn(3, 7, 32),
+    )
+    together = transformer(image, positions, tokens)
+    for i in range(3):
+        one = transformer(image[i][None], positions[i][None], tokens[i][None])
+        for all_of_them, alone in zip(together, one, strict=True):
+            torch.testing.assert_close(all_of_them[i][None], alone)
 
 
 def test_transposed_convolution_is_a_matrix_product() -> None:

@@ -118,7 +118,8 @@ def attend_sequences(
     memory = None if keep else q.new_empty(together * rows * width * length)
     out = torch.empty_like(q).unflatten(1, window)
     for some in _slices(len(q), together):
-        queries, keys, values = q[some].unflatten(1, window), k[some].transpose(1, 2), v[some]
+        queries, values = q[some].unflatten(1, window), v[some]
+        keys = k[some].transpose(1, 2).contiguous()  # read once for every step
         vertical, horizontal = _position_scores(q[some], tables, window)
         for part in _slices(height, rows):
             shape = (*queries[:, part].shape[:-1], height, width)

@@ -114,25 +114,22 @@ class MaskDecoder(nn.Module):
         Returns:
             Kx4hx4w low-res logits, K predicted IoU, and of each the number of its prompt.
         """
-        logits, scores, numbers = [], [], []
-        done = 0
-        for image_tokens, kernels, iou in self._decode(
-            image_embeddings,
-            image_pe,
-            sparse_prompt_embeddings,
-            dense_prompt_embeddings,
-            slice(1, None),
-        ):
+        arguments = (image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
+        three = slice(1, None)
+        if image_embeddings.device.type != "cpu":
+            masks, iou = self._predict(*arguments, three)  # together they are faster than spared
             passing = iou > least_iou
-            some = passing.any(dim=1).nonzero()[:, 0]
-            grid = image_embeddings.shape[-2:]
-            logits.append(
-                self._upscale_each(image_tokens[some], kernels[some], grid)[passing[some]]
-            )
-            scores.append(iou[passing])
-            numbers.append(passing.nonzero()[:, 0] + done)
-            done += len(iou)
-        return torch.cat(logits), torch.cat(scores), torch.cat(numbers)
+            return masks[passing], iou[passing], passing.nonzero()[:, 0]
+        side = image_embeddings.shape[-2:]
+        logits, scores = [torch.empty(0, side[0] * 4, side[1] * 4)], []
+        for image_tokens, kernels, iou in self._decode(*arguments, three):
+            scores.append(iou)
+            for tokens, masks, good in zip(image_tokens, kernels, iou > least_iou, strict=True):
+                if good.any():
+                    logits.append(self._upscale(tokens[None], masks[good][None], side)[0])
+        iou = torch.cat(scores)
+        passing = iou > least_iou
+        return torch.cat(logits), iou[passing], passing.nonzero()[:, 0]
 
     def _predict(
         self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, chosen: slice
@@ -150,31 +147,17 @@ class MaskDecoder(nn.Module):
 
         A few prompts at a time on a CPU, so that their image tokens stay in its cache.
         """
-        prompts = len(sparse)
-        step = _PROMPTS_PER_STEP if sparse.device.type == "cpu" else max(prompts, 1)
-        for start in range(0, max(prompts, 1), step):
-            here = slice(start, start + step)
-            yield self._decode_step(
-                image if len(image) == 1 else image[here],
-                image_pe if len(image_pe) == 1 else image_pe[here],
-                sparse[here],
-                dense[here],
-                chosen,
-            )
-
-    def _decode_step(
-        self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, chosen: slice
-    ) -> tuple[Tensor, Tensor, Tensor]:
         own_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own_tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         if dense.stride(0) == 0:
             # No mask input: one embedding repeated, so all prompts still share the image.
             dense = dense[:1]
-        tokens, image_tokens = self.transformer(image + dense, image_pe, tokens)
-        mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens].unbind(1)
-        heads = list(zip(self.output_hypernetworks_mlps, mask_tokens, strict=True))[chosen]
-        kernels = torch.stack([head(token) for head, token in heads], dim=1)
-        return image_tokens, kernels, self.iou_prediction_head(tokens[:, 0])[:, chosen]
+        size = _PROMPTS_PER_STEP if sparse.device.type == "cpu" else len(sparse)
+        heads = list(enumerate(self.output_hypernetworks_mlps, start=1))[chosen]
+        transformer: Any = self.transformer
+        for some, image_tokens in transformer.groups(image + dense, image_pe, tokens, size):
+            kernels = torch.stack([head(some[:, number]) for number, head in heads], dim=1)
+            yield image_tokens, kernels, self.iou_prediction_head(some[:, 0])[:, chosen]
 
     def _upscale_each(self, image_tokens: Tensor, kernels: Tensor, grid: tuple[int, ...]) -> Tensor:
         """``_upscale``, on a CPU a prompt at a time: pixels are sixteen times as many as tokens."""

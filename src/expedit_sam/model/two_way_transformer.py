@@ -2,12 +2,15 @@
 
 Prompt tokens are few (about 7), image tokens many (4096), so nothing is ever projected on the
 image's side that can be projected on the prompt's: ``q . (W x)`` is computed as ``(W^T q) . x``.
-Where many prompts share one image (the first layer), it is the image that is projected, once.
+Where many prompts share one image (the first layer), it is the image that is projected, once, and
+so are positions, which all prompts share in every layer.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,15 +74,49 @@ class TwoWayTransformer(nn.Module):
         Returns:
             BxTxC prompt tokens and Bx(h*w)xC image tokens.
         """
-        keys = image_embedding.flatten(2).transpose(1, 2)
-        key_pe = image_pe.flatten(2).transpose(1, 2)
-        queries = point_embedding
-        for layer in self.layers:
-            queries, keys = layer(queries, keys, point_embedding, key_pe)
-        attended = self.final_attn_token_to_image.token_to_image(
-            queries + point_embedding, keys, keys + key_pe
+        groups = self.groups(image_embedding, image_pe, point_embedding, len(point_embedding))
+        queries, keys = zip(*groups, strict=True)
+        return torch.cat(queries), torch.cat(keys)
+
+    def groups(
+        self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor, size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What ``forward`` returns, of at most ``size`` prompts at a time."""
+        batch = len(point_embedding)
+        if len(image_pe) > 1:
+            size = batch  # positions of their own are not cut
+        image, positions = (
+            x.flatten(2).transpose(1, 2).contiguous() for x in (image_embedding, image_pe)
         )
-        return self.norm_final_attn(queries + attended), keys
+        layers: Any = self.layers
+        common = image if len(image) == len(image_pe) == 1 < batch else None
+        projected = [
+            layer.project(positions, common if i == 0 else None) for i, layer in enumerate(layers)
+        ]
+        last = self.final_attn_token_to_image
+        last_positions = last.k_proj(positions)
+        for start in range(0, max(batch, 1), max(size, 1)):
+            embedding = point_embedding[start : start + size]
+            queries = embedding
+            keys = image if common is not None else image[start : start + size]
+            for layer, known in zip(layers, projected, strict=True):
+                queries, keys = layer.meet(queries, keys, embedding, known)
+            attended = last.token_to_image(queries + embedding, keys, last_positions)
+            yield self.norm_final_attn(queries + attended), keys
+
+
+class Projected(NamedTuple):
+    """What a layer's attention takes of the image that is the same for all prompts.
+
+    Attributes:
+        keys, queries: 1xNxD (or BxNxD), what prompt tokens look at and what looks at them: of
+            the image with its positions where prompts share it, else of the positions alone.
+        values: 1xNxD of the image where prompts share it, else None.
+    """
+
+    keys: Tensor
+    queries: Tensor
+    values: Tensor | None
 
 
 class TwoWayAttentionBlock(nn.Module):
@@ -113,6 +150,20 @@ class TwoWayAttentionBlock(nn.Module):
         self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
         """BxTxC prompt tokens and Bx(h*w)xC (or 1x(h*w)xC) image tokens, and their positions."""
+        return self.meet(queries, keys, query_pe, self.project(key_pe, None))
+
+    def project(self, positions: Tensor, shared_image: Tensor | None) -> Projected:
+        """Arguments are 1xNxC; ``shared_image`` is None where each prompt has its own."""
+        read, write = self.cross_attn_token_to_image, self.cross_attn_image_to_token
+        if shared_image is None:
+            return Projected(read.k_proj(positions), write.q_proj(positions), None)
+        placed = shared_image + positions
+        return Projected(read.k_proj(placed), write.q_proj(placed), read.v_proj(shared_image))
+
+    def meet(
+        self, queries: Tensor, keys: Tensor, query_pe: Tensor, known: Projected
+    ) -> tuple[Tensor, Tensor]:
+        """``forward``, with what is known of the image before the prompts."""
         if self.skip_first_layer_pe:
             queries = self.self_attn(queries, queries, queries)
         else:
@@ -120,15 +171,18 @@ class TwoWayAttentionBlock(nn.Module):
             queries = queries + self.self_attn(q, q, queries)
         queries = self.norm1(queries)
 
-        placed = keys + key_pe
-        attended = self.cross_attn_token_to_image.token_to_image(queries + query_pe, keys, placed)
+        read, write = self.cross_attn_token_to_image, self.cross_attn_image_to_token
+        tokens = queries + query_pe
+        if known.values is None:
+            attended = read.token_to_image(tokens, keys, known.keys)
+        else:
+            attended = read.token_to_shared_image(tokens, known.keys, known.values)
         queries = self.norm2(queries + attended)
         queries = self.norm3(queries + self.mlp(queries))
 
-        keys = self.cross_attn_image_to_token.add_token_to_image(
-            keys, placed, k=queries + query_pe, v=queries
-        )
-        return queries, self.norm4(keys)
+        own_image = keys if known.values is None else None
+        added = write.image_to_token(own_image, known.queries, k=queries + query_pe, v=queries)
+        return queries, self.norm4(added.add_(keys))
 
 
 class Attention(nn.Module):
@@ -148,71 +202,71 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Plain attention of BxTxC queries to BxNxC keys and values."""
-        q, k, v = (
-            self._heads(project(x))
-            for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        )
-        out = F.scaled_dot_product_attention(q, k, v)
+        return self._attend(self.q_proj(q), self.k_proj(k), self.v_proj(v))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = F.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(v))
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
-    def token_to_image(self, tokens: Tensor, image: Tensor, placed: Tensor) -> Tensor:
-        """What ``forward(tokens, placed, image)`` gives, with few image-side operations.
+    def token_to_shared_image(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Plain attention of BxTxC tokens to an image that they share, projected: 1xNxD."""
+        together = tokens.flatten(0, 1)[None]
+        return self._attend(self.q_proj(together), keys, values).view(tokens.shape)
+
+    def token_to_image(self, tokens: Tensor, image: Tensor, positions: Tensor) -> Tensor:
+        """What ``forward(tokens, image + positions, image)`` gives, little done to the image.
 
         Arguments:
             tokens: BxTxC.
-            image: BxNxC, or 1xNxC shared by all prompts.
-            placed: the image with its positions added.
+            image: BxNxC.
+            positions: 1xNxD, projected as keys.
         """
-        batch, length, _ = tokens.shape
-        if image.shape[0] == 1 and batch > 1:
-            together = self.forward(tokens.reshape(1, batch * length, -1), placed, image)
-            return together.view(batch, length, -1)
         q = self._heads(self.q_proj(tokens)) / math.sqrt(self.internal_dim // self.num_heads)
-        belonging = self._scores(q, self.k_proj, placed).softmax(dim=-1)
-        mixed = torch.bmm(belonging, image).view(batch, self.num_heads, length, -1)
+        belonging = self._scores(q, positions, self.k_proj, image).softmax(dim=-1)
+        mixed = torch.bmm(belonging, image).unflatten(1, (self.num_heads, -1))
         weight = self.v_proj.weight.view(self.num_heads, -1, self.embedding_dim)
         out = mixed @ weight.transpose(1, 2) + self.v_proj.bias.view(self.num_heads, 1, -1)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
-    def add_token_to_image(self, image: Tensor, placed: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What ``image + forward(placed, k, v)`` gives, with few image-side operations.
+    def image_to_token(self, image: Tensor | None, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What ``forward(image + positions, k, v)`` gives, little done to the image.
 
         Arguments:
-            image: BxNxC, or 1xNxC shared by all prompts.
-            placed: the image with its positions added.
+            image: BxNxC, or None where the prompts share one.
+            queries: 1xNxD, projected: the positions, or the shared image with its positions.
             k, v: BxTxC.
 
         Returns:
             BxNxC.
         """
         keys = self._heads(self.k_proj(k)) / math.sqrt(self.internal_dim // self.num_heads)
-        if image.shape[0] == 1 and k.shape[0] > 1:
-            q = self._heads(self.q_proj(placed))[0]
-            scores = torch.einsum("bhtd,hnd->bhtn", keys, q).flatten(1, 2)
-        else:
-            scores = self._scores(keys, self.q_proj, placed)
+        scores = self._scores(keys, queries, self.q_proj, image)
         # Over tokens, the last dimension but one: long rows of image tokens stay contiguous.
         belonging = scores.unflatten(1, (self.num_heads, -1)).softmax(dim=-2).flatten(1, 2)
         weight = self.out_proj.weight.view(self.embedding_dim, self.num_heads, -1)
         values = torch.einsum("bhtd,chd->bhtc", self._heads(self.v_proj(v)), weight)
         # Each head's weights sum to 1, so each can bring its share of the bias.
         values = (values + self.out_proj.bias / self.num_heads).flatten(1, 2)
-        return torch.baddbmm(image, belonging.transpose(1, 2), values)
+        return torch.bmm(belonging.transpose(1, 2), values)
 
     def _heads(self, x: Tensor) -> Tensor:
         """BxNxC to BxheadsxNx(C/heads)."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
-    def _scores(self, tokens: Tensor, projection: nn.Linear, placed: Tensor) -> Tensor:
-        """Bx(heads*T)xN products of BxheadsxTxd tokens with the projected image.
+    def _scores(
+        self, tokens: Tensor, known: Tensor, projection: nn.Linear, image: Tensor | None
+    ) -> Tensor:
+        """Bx(heads*T)xN products of BxheadsxTxd tokens with the image's side.
 
-        The projection's bias takes part too: it adds the same to all scores of a token over the
-        image, but not of an image token over the tokens.
+        That is 1xNxD (or BxNxD) ``known``, and where each prompt has its own, BxNxC ``image``
+        projected (without the bias, which ``known`` holds).
         """
+        known = self._heads(known)
+        if len(known) == 1:
+            scores = torch.einsum("bhtd,hnd->bhtn", tokens, known[0]).flatten(1, 2)
+        else:
+            scores = (tokens @ known.transpose(2, 3)).flatten(1, 2)
+        if image is None:
+            return scores
         weight = projection.weight.view(self.num_heads, -1, self.embedding_dim)
-        bias = projection.bias.view(self.num_heads, -1, 1)
-        return torch.baddbmm(
-            (tokens @ bias).flatten(1, 2),
-            (tokens @ weight).flatten(1, 2),
-            placed.transpose(1, 2),
-        )
+        return torch.baddbmm(scores, (tokens @ weight).flatten(1, 2), image.transpose(1, 2))

@@ -1,0 +1,192 @@
+"""The networks that ``peers.py`` times, each in a process of its own.
+
+A contestant is a dict from a stage to its runs by name; a run takes nothing and returns an array,
+or the records of everything mode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+OPENVINO = Path(__file__).parent / ".openvino"
+sys.path[:0] = [str(ROOT), str(OPENVINO)]
+
+from expedit_sam import (  # noqa: E402
+    Hourglass,
+    SamAutomaticMaskGenerator,
+    SamPredictor,
+    build_sam,
+    expedite,
+)
+from expedit_sam.hourglass.published import DEFAULTS, published_setting  # noqa: E402
+from expedit_sam.images import read_image  # noqa: E402
+
+PHOTO = ROOT / "docs" / "images" / "coffee.jpg"
+PHOTO_SIZE = (1200, 1800)
+FORK_SETTING = {"hourglass_clustering_location": 6, "hourglass_num_cluster": 81}
+
+Runs = dict[str, Callable[[], Any]]
+
+
+def original(options: argparse.Namespace) -> dict[str, Runs]:
+    from tests.original import original_modules
+
+    package = original_modules()[""]
+    sam = package.sam_model_registry[options.model](checkpoint=options.checkpoint).eval()
+    generator = package.SamAutomaticMaskGenerator(sam, **_everything_settings(options))
+    return {
+        "encoder": {"original": lambda: sam.image_encoder(_pixels())},
+        "decoder": {"original": lambda: _decode(sam)},
+        "click": {"original": _click(package.SamPredictor(sam))},
+        "everything": {"original": lambda: generator.generate(photo())},
+    }
+
+
+def transformers(options: argparse.Namespace) -> dict[str, Runs]:
+    from transformers import SamVisionConfig
+    from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+    from expedit_sam.weights.transformers_format import to_transformers
+
+    ours = build_sam(options.model, checkpoint=options.checkpoint)
+    encoder = ours.image_encoder
+    config = SamVisionConfig(
+        hidden_size=encoder.pos_embed.shape[-1],
+        num_hidden_layers=len(encoder.blocks),
+        num_attention_heads=encoder.blocks[0].attn.num_heads,
+        global_attn_indexes=[i for i, b in enumerate(encoder.blocks) if b.window_size == 0],
+        mlp_dim=encoder.blocks[0].mlp.lin1.out_features,
+        attn_implementation="sdpa",
+    )
+    theirs = SamVisionEncoder(config).eval()
+    prefix = "vision_encoder."
+    state = to_transformers(ours.state_dict())
+    theirs.load_state_dict(
+        {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
+    )
+    return {"encoder": {"transformers": lambda: theirs(_pixels()).last_hidden_state}}
+
+
+def openvino(options: argparse.Namespace) -> dict[str, Runs]:
+    import openvino
+
+    from tests.original import original_modules
+
+    registry = original_modules()[""].sam_model_registry
+    encoder = registry[options.model](checkpoint=options.checkpoint).image_encoder.eval()
+    converted = openvino.convert_model(encoder, example_input=_pixels())
+    compiled = openvino.Core().compile_model(
+        converted,
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": options.threads},
+    )
+    pixels = _pixels().numpy()
+    return {"encoder": {"OpenVINO on the original": lambda: compiled(pixels)[0]}}
+
+
+def ours(options: argparse.Namespace) -> dict[str, Runs]:
+    sam = build_sam(options.model, checkpoint=options.checkpoint)
+    generator = SamAutomaticMaskGenerator(sam, **_everything_settings(options))
+
+    def encode(setting: Hourglass | str | None) -> Callable[[], Tensor]:
+        return lambda: expedite(sam, setting).image_encoder(_pixels())
+
+    def everything(setting: str | None) -> Callable[[], list[dict]]:
+        expedite(sam, setting)
+        return generator.generate(photo())
+
+    fork = published_setting({**DEFAULTS, **FORK_SETTING})
+    presets = ("quality", "balanced", "fast")
+    return {
+        "encoder": {
+            "ours, exact": encode(None),
+            "ours, the fork's location 6 and 81 clusters": encode(fork),
+            **{f"ours, {name}": encode(name) for name in presets},
+        },
+        "decoder": {"ours, exact": lambda: _decode(sam)},
+        "click": {"ours, exact": _click(SamPredictor(sam))},
+        "everything": {
+            "ours, exact": lambda: everything(None),
+            "ours, balanced": lambda: everything("balanced"),
+        },
+    }
+
+
+CONTESTANTS = {f.__name__: f for f in (original, transformers, openvino, ours)}
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Time a run for each line of standard input: stage, name and a file for what it returns."""
+    torch.set_num_threads(options.threads)
+    with torch.inference_mode():
+        runs = CONTESTANTS[options.worker](options)
+        for line in sys.stdin:
+            stage, name, file = json.loads(line)
+            started = time.perf_counter()
+            result = runs[stage][name]()
+            seconds = time.perf_counter() - started
+            if file:
+                _write(result, Path(file))
+            print(json.dumps({"seconds": seconds, "peak_memory": _peak_memory()}), flush=True)
+
+
+def _write(result: Any, file: Path) -> None:
+    if isinstance(result, list):
+        file.write_text(json.dumps([record["segmentation"] for record in result]))
+    else:
+        with file.open("wb") as opened:
+            np.save(opened, np.asarray(result))
+
+
+@lru_cache
+def _pixels() -> Tensor:
+    return torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+
+
+def _decode(sam: Any) -> Tensor:
+    """Low-res logits of 64 one-point prompts."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 256, 64, 64, generator=generator)
+    points = torch.rand(64, 1, 2, generator=generator) * 1024
+    sparse, dense = sam.prompt_encoder((points, torch.ones(64, 1)), None, None)
+    return sam.mask_decoder(image, sam.prompt_encoder.get_dense_pe(), sparse, dense, True)[0]
+
+
+def _click(predictor: Any) -> Callable[[], np.ndarray]:
+    """Masks of a click on an image that has been encoded."""
+    height, width = PHOTO_SIZE
+    # As after set_image, without the wait.
+    predictor.features = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(0))
+    predictor.is_image_set, predictor.original_size = True, (height, width)
+    predictor.input_size = predictor.transform.get_preprocess_shape(height, width, 1024)
+    return lambda: predictor.predict(np.array([[700.0, 500.0]]), np.array([1]))[0]
+
+
+def _everything_settings(options: argparse.Namespace) -> dict[str, Any]:
+    # Duplicates stay, so that there are masks to compare.
+    return json.loads(options.thresholds) | {"box_nms_thresh": 1.0, "output_mode": "coco_rle"}
+
+
+def photo() -> np.ndarray:
+    from PIL import Image
+
+    height, width = PHOTO_SIZE
+    return np.asarray(Image.fromarray(read_image(PHOTO)).resize((width, height)))
+
+
+def _peak_memory() -> int:
+    """Bytes that this process held at most (Linux's VmHWM)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
