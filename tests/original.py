@@ -48,7 +48,7 @@ def original() -> ModuleType:
 @lru_cache(maxsize=1)
 def original_modules() -> dict[str, ModuleType]:
     """The original package under "", and its submodules by their names inside it."""
-    with _own_modules("segment_anything", "torchvision"):
+    with own_modules("segment_anything", "torchvision"):
         sys.modules.update(_torchvision())
         sys.path.insert(0, str(FOLDER))
         try:
@@ -61,7 +61,7 @@ def original_modules() -> dict[str, ModuleType]:
 
 
 @contextmanager
-def _own_modules(*packages: str) -> Iterator[None]:
+def own_modules(*packages: str) -> Iterator[None]:
     """Forget what is imported of these packages, and take it back at the end."""
 
     def take() -> dict[str, ModuleType]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -67,6 +68,20 @@ def test_labelme_document(supervision: Any, records: list[dict]) -> None:
     assert [shape["shape_type"] for shape in shapes] == ["polygon"] * 3
     assert shapes[0]["group_id"] is None
     assert shapes[1]["group_id"] == shapes[2]["group_id"] == 1
+
+
+def test_supervision_loads_our_coco_json(
+    supervision: Any, records: list[dict], tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((*SIZE, 3), np.uint8))
+    write_results(tmp_path / "out", "a", "a.png", SIZE, records)
+    dataset = supervision.DetectionDataset.from_coco(
+        str(tmp_path), str(tmp_path / "out" / "a.json"), force_masks=True
+    )
+    assert dataset.classes == ["object"]
+    ((_, image, detections),) = dataset
+    assert image.shape == (*SIZE, 3)
+    np.testing.assert_array_equal(detections.mask, [r["segmentation"] for r in records])
 
 
 def test_no_masks_are_no_labels(supervision: Any) -> None:

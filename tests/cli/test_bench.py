@@ -17,6 +17,19 @@ def test_a_row_for_every_setting() -> None:
     assert "vit_s on cpu, 1800x1200 pixels" in result.output
 
 
+@pytest.mark.usefixtures("tiny_vit_s")
+def test_the_fastest_backend_is_named() -> None:
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    options = ["--checkpoint", "random", "--repeats", "1", "--device", "cpu"]
+    result = CliRunner().invoke(app, ["bench", *options, "--backends"])
+    assert result.exit_code == 0, result.output
+    for speed in ("exact", "balanced"):
+        for format in ("onnx", "openvino"):
+            assert f"{speed} by {format}" in result.output
+        assert f"fastest here at {speed}: encode with " in result.output
+
+
 def test_an_image_that_is_none_is_one_line() -> None:
     result = CliRunner().invoke(app, ["bench", "nowhere.jpg"])
     assert result.exit_code == 2

@@ -26,7 +26,8 @@ def test_export_and_masks_of_it(run: Callable, photo_file: Path, only_error: Cal
     assert Path("out/photo.json").is_file()
     options = ("--checkpoint", "random", "--repeats", 1, "--device", "cpu")
     result = run("bench", photo_file, *options, "--exported", "there")
-    assert "onnx in" in result.stdout
+    assert "fast by onnx in there" in result.stdout
+    assert "fastest here at fast: encode with " in result.stdout
     wrong = run("bench", photo_file, "--model", "vit_b", "--exported", "there")
     assert "there is a vit_s: pass --model vit_s" in only_error(wrong)
     wrong = run("masks", photo_file, "--exported", "there", "--backend", "openvino")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from expedit_sam.demo.pictures import Picture
 from tests.demo.conftest import (
     Visit,
     changing,
@@ -192,6 +195,19 @@ def test_two_people_do_not_see_each_others_pictures(
         assert pixels(page, "everything-picture").shape == (*size[::-1], 3)
         other = "navy" if color == "crimson" else "crimson"
         assert other not in page.content()
+
+
+def test_new_pictures_leave_nothing_behind(visit: Visit, address: str) -> None:
+    page = visit(address)
+    counts = []
+    for _ in range(3):
+        for name in ("cat.jpg", "coffee.jpg", "rocket.jpg"):
+            choose_example(page, name)
+            page.locator("#everything-picture img").wait_for()
+        gc.collect()
+        kept = [type(kept) for kept in gc.get_objects() if type(kept) in (gr.Image, Picture)]
+        counts.append((kept.count(gr.Image), kept.count(Picture)))
+    assert counts[1] == counts[2], counts
 
 
 def test_cancelling(visit: Visit, address: str) -> None:

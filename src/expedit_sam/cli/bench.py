@@ -1,4 +1,4 @@
-"""``expedit-sam bench``: what the speed settings bring on this machine."""
+"""``expedit-sam bench``: what the speed settings and backends bring on this machine."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ def bench(
     everything: Annotated[
         bool, typer.Option("--everything", help="Time everything mode too: slow.")
     ] = False,
+    backends: Annotated[
+        bool, typer.Option("--backends", help="Compare with ONNX and OpenVINO.")
+    ] = False,
     exported: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="An export to compare; repeatable."),
@@ -36,62 +39,74 @@ def bench(
     vit_l and vit_h need no download with --checkpoint random.
 
     \b
-    Example: PyTorch beside what 'expedit-sam export' wrote to two folders
-      expedit-sam bench --exported onnx --exported openvino
+    Example: which of PyTorch, ONNX and OpenVINO is fastest here
+      expedit-sam bench --backends
     """
+    import tempfile
+    from functools import partial
+
     import numpy as np
     import torch
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
+    from expedit_sam.evaluate.backends import (
+        SPEEDS,
+        contestant,
+        export_speeds,
+        fastest,
+        installed_formats,
+    )
     from expedit_sam.evaluate.speed import measure_speed
     from expedit_sam.everything.recommended import RECOMMENDED
     from expedit_sam.export.metadata import read_metadata
     from expedit_sam.hourglass import PRESETS
     from expedit_sam.images import read_image
 
-    exports = {}
-    for folder in exported or ():
-        metadata = read_metadata(folder)
-        exports[f"{metadata.format} in {folder}"] = folder
-        if metadata.model != model:
-            raise InputError(f"{folder} is a {metadata.model}: pass --model {metadata.model}")
+    folders = {folder: f" in {folder}" for folder in exported or ()}
+    for folder in folders:
+        if (network := read_metadata(folder).model) != model:
+            raise InputError(f"{folder} is a {network}: pass --model {network}")
+    formats = installed_formats() if backends else []
     made_up = np.random.default_rng(0).integers(0, 256, (1200, 1800, 3), dtype=np.uint8)
     pixels = made_up if image is None else read_image(image)
     sam = load_network(model, checkpoint, "exact", device)
-    steps = iter(
-        track(
-            range((len(PRESETS) + len(exports)) * (repeats + 1) + 1),
-            description="timing",
-            console=Console(stderr=True),
-            transient=True,
+    exports = len(SPEEDS) * len(formats)
+    steps = exports + (len(PRESETS) + len(folders) + exports) * (repeats + 1)
+    errors = Console(stderr=True)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress,
+    ):
+        step = partial(progress.advance, progress.add_task("timing", total=steps))
+        own = export_speeds(sam, model, Path(scratch), formats, step)
+        folders |= dict.fromkeys(own, "")
+        speeds = measure_speed(
+            sam,
+            PRESETS,
+            pixels,
+            exports={contestant(folder, where): folder for folder, where in folders.items()},
+            repeats=repeats,
+            everything=RECOMMENDED[model] if everything else None,
+            on_step=step,
         )
-    )
-    next(steps)
-    speeds = measure_speed(
-        sam,
-        PRESETS,
-        pixels,
-        exports=exports,
-        repeats=repeats,
-        everything=RECOMMENDED[model] if everything else None,
-        on_step=lambda: next(steps, None),
-    )
     typer.echo(
         f"{model} on {sam.device}, {pixels.shape[1]}x{pixels.shape[0]} pixels, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"median of {repeats} turns"
     )
     Console().print(_table(speeds))
+    for line in fastest(speeds):
+        typer.echo(line)
 
 
 def _table(speeds: dict[str, Speed]) -> object:
     """A row a setting: seconds of each stage, and a bar of the encoder's."""
     from rich.bar import Bar
-    from rich.table import Table
+    from rich.table import Column, Table
 
     with_everything = next(iter(speeds.values())).everything is not None
-    table = Table("speed", "encode", "times faster", "decode 64 points")
+    table = Table(Column("speed", no_wrap=True), "encode", "times faster", "decode 64 points")
     if with_everything:
         table.add_column("everything")
     table.add_column("encoder time")
@@ -102,5 +117,5 @@ def _table(speeds: dict[str, Speed]) -> object:
         cells.append(f"{speed.decoder:.2f} s")
         if speed.everything is not None:
             cells.append(f"{speed.everything:.1f} s")
-        table.add_row(*cells, Bar(slowest, 0, speed.encoder, width=24))
+        table.add_row(*cells, Bar(slowest, 0, speed.encoder, width=16))
     return table

@@ -15,6 +15,7 @@ import torch
 
 from expedit_sam.build import build_sam
 from expedit_sam.demo.clusters import ClusterMap, cluster_map
+from expedit_sam.demo.memory import give_back
 from expedit_sam.everything import SamAutomaticMaskGenerator
 from expedit_sam.everything.recommended import RECOMMENDED
 from expedit_sam.hourglass import PRESETS
@@ -99,6 +100,7 @@ class Networks:
         with self._busy:
             predictor.model.image_encoder.hourglass = PRESETS[speed]
             predictor.set_image(image)
+        give_back()
         return Encoding(predictor, predictor.seconds["encode"])
 
     def segment(
@@ -124,6 +126,7 @@ class Networks:
             started = time.perf_counter()
             records = generator.generate(image, on_progress)
             whole = time.perf_counter() - started
+        give_back()
         seconds = predictor.seconds
         return Found(records, **seconds, postprocess=whole - sum(seconds.values()))
 

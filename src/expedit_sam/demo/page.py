@@ -14,7 +14,7 @@ from expedit_sam.demo.everything_tab import everything_tab
 from expedit_sam.demo.inside_tab import inside_tab
 from expedit_sam.demo.networks import Networks
 from expedit_sam.demo.pictures import example_files, read_picture
-from expedit_sam.demo.shared import CHOOSE_FIRST, Session, Shared
+from expedit_sam.demo.shared import CHOOSE_FIRST, INSTANT, Session, Shared
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass import PRESETS
 
@@ -42,20 +42,22 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
             with gr.Column(scale=3, min_width=300):
                 upload = gr.Image(
                     label="Picture",
+                    show_label=False,
                     sources=["upload", "clipboard"],
                     height=240,
                     buttons=[],
                     elem_id="upload",
                     alt_text="The picture you chose",
                 )
-                if examples := example_files():
-                    gr.Examples(
-                        [[path] for path in examples],
-                        upload,
-                        label="Or one of these",
-                        elem_id="examples",
-                        api_visibility="private",
-                    )
+                # Not gr.Examples, which leaves a component behind with the server at every click.
+                gr.set_static_paths(example_files())
+                examples = gr.Dataset(
+                    components=[upload],
+                    samples=[[path] for path in example_files()],
+                    label="Or one of these",
+                    elem_id="examples",
+                )
+                examples.click(lambda sample: sample[0], examples, upload, **INSTANT)
             with gr.Column(scale=2, min_width=300):
                 model = gr.Dropdown(
                     networks.names,
