@@ -57,6 +57,22 @@ def test_own_checkpoint(saved: Path, as_type: type) -> None:
     assert all(torch.equal(w, weights[name]) for name, w in sam.state_dict().items())
 
 
+def test_precision_of_the_image_encoder(saved: Path) -> None:
+    sam = build_sam("vit_b", checkpoint=saved, precision="bfloat16", hourglass="balanced")
+    whole = build_sam("vit_b", checkpoint=saved, hourglass="balanced")
+    assert {w.dtype for w in sam.image_encoder.parameters()} == {torch.bfloat16}
+    assert {w.dtype for w in sam.mask_decoder.parameters()} == {torch.float32}
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        rounded, exact = sam.image_encoder(pixels), whole.image_encoder(pixels)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() / exact.norm() < 0.1
+
+
+def test_unknown_precision(saved: Path) -> None:
+    assert "float32 or bfloat16" in complaint_of("vit_b", checkpoint=saved, precision="int3")
+
+
 def test_official_checkpoint_from_the_cache(saved, tmp_path, monkeypatch) -> None:
     content = saved.read_bytes()
     entry = Checkpoint(

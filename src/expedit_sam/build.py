@@ -17,6 +17,7 @@ from expedit_sam.weights.read import assemble, read_sam
 from expedit_sam.weights.registry import CHECKPOINTS
 
 RANDOM = "random"
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SEED = 0
 
 
@@ -26,6 +27,7 @@ def build_sam(
     checkpoint: str | Path | None = None,
     hourglass: Hourglass | str | None = None,
     device: str | torch.device | None = None,
+    precision: str = "float32",
 ) -> Sam:
     """A Segment Anything network in evaluation mode.
 
@@ -42,13 +44,18 @@ def build_sam(
         hourglass: a speed setting or a preset's name; None runs the exact network. Later it can
             be changed as ``sam.image_encoder.hourglass``.
         device: where the network is put; None is the CPU.
+        precision: of the image encoder's weights and products: "float32", or "bfloat16", which is
+            faster where the hardware multiplies it and changes masks a little.
 
     Raises:
-        InputError: no such model or device, or a checkpoint that cannot be had or does not fit.
+        InputError: no such model, device or precision, or a checkpoint that cannot be had or does
+            not fit.
         ValueError: the speed setting does not fit the network.
     """
     if model not in ARCHITECTURES:
         raise InputError(f"no model is called {model!r}: choose one of {', '.join(ARCHITECTURES)}")
+    if precision not in PRECISIONS:
+        raise InputError(f"no precision is called {precision!r}: choose float32 or bfloat16")
     setting = _fitting(hourglass, ARCHITECTURES[model])
     place = _available(device)
     if checkpoint == RANDOM:
@@ -60,6 +67,7 @@ def build_sam(
     else:
         sam = assemble(read_embedded(), model, source="the embedded checkpoint")
     sam.image_encoder.hourglass = setting
+    sam.image_encoder.to(PRECISIONS[precision])
     return sam.to(place)
 
 

@@ -45,6 +45,13 @@ def test_table_json_and_plot(run: Callable, labelled: Path) -> None:
     assert again.stdout == result.stdout  # times too: nothing was measured again
 
 
+def test_precision_beside_float32(run: Callable, labelled: Path) -> None:
+    asked = ("--speed", "exact", "--prompts", "click", "--precision", "bfloat16")
+    assert run("evaluate", labelled, *asked, *UNTRAINED).exit_code == 0
+    report = json.loads(Path("evaluation/report.json").read_text())
+    assert list(report["results"]) == ["exact", "exact in bfloat16"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

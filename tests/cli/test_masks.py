@@ -80,6 +80,11 @@ def test_only_what_is_asked_for(run: Callable, photo_file: Path) -> None:
     assert files(Path("out")) == ["photo.json"]
 
 
+def test_precision(run: Callable, photo_file: Path) -> None:
+    assert run("masks", photo_file, *ALL, "--precision", "bfloat16").exit_code == 0
+    assert "photo.json" in files(Path("out"))
+
+
 def test_crops(run: Callable, photo_file: Path) -> None:
     assert run("masks", photo_file, *ALL, "--crop-n-layers", 1).exit_code == 0
     crops = {

@@ -12,6 +12,7 @@ from expedit_sam.cli.network import (
     DeviceOption,
     ModelOption,
     OutOption,
+    PrecisionOption,
     load_network,
 )
 
@@ -24,6 +25,7 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="LIST", help="Presets, or one setting like the example's."),
     ] = None,
+    precision: PrecisionOption = "float32",
     prompts: Annotated[
         str,
         typer.Option(metavar="LIST", help="Also 'everything', which is slow."),
@@ -46,6 +48,7 @@ def evaluate(
 ) -> None:
     """Measure quality and time of speed settings on images with known regions.
 
+    With --precision bfloat16 each setting runs in float32 and in bfloat16.
     DATA is a COCO json, or a folder of images with NAME.png (a label map) or
     NAME.npz (as in BSDS500) beside them. Writes report.md, report.json and
     report.png. A run that was stopped goes on where it was.
@@ -85,12 +88,18 @@ def evaluate(
     others = find_baselines(_names(baselines))
     examples = draw_examples(find_examples(data, image_folder), images, seed)
     sam = load_network(model, checkpoint, "exact", device)
+    networks = networks_at(sam, settings, RECOMMENDED[model])
+    if precision != "float32":
+        reduced = load_network(model, checkpoint, "exact", device, precision)
+        renamed = {f"{name} in {precision}": value for name, value in settings.items()}
+        networks += networks_at(reduced, renamed, RECOMMENDED[model])
+        settings |= renamed
     costs = {name: encoder_cost(sam.image_encoder, value) for name, value in settings.items()}
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
         bar = bars.add_task("evaluating")
         results = measure(
-            networks_at(sam, settings, RECOMMENDED[model]),
+            networks,
             others,
             examples,
             kinds,

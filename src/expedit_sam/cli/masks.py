@@ -16,6 +16,7 @@ from expedit_sam.cli.network import (
     ModelOption,
     OutOption,
     OverlayOption,
+    PrecisionOption,
     SpeedOption,
     find_export,
     load_network,
@@ -33,6 +34,7 @@ def masks(
     model: ModelOption = "vit_s",
     checkpoint: CheckpointOption = None,
     speed: SpeedOption = "exact",
+    precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Of coco, png, yolo, labelme.")
@@ -91,11 +93,11 @@ def masks(
     if exported is None and backend in (None, "torch"):
         from expedit_sam.everything import SamAutomaticMaskGenerator
 
-        network = load_network(model, checkpoint, speed, device)
+        network = load_network(model, checkpoint, speed, device, precision)
     else:
         from expedit_sam.export.runtime import SamAutomaticMaskGenerator
 
-        if (model, checkpoint, speed) != ("vit_s", None, "exact"):
+        if (model, checkpoint, speed, precision) != ("vit_s", None, "exact", "float32"):
             raise InputError("an export has its own network: leave out --model and the like")
         network, name = find_export(backend, exported)
     given = {option: value for option, value in chosen.items() if value is not None}

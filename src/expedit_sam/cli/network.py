@@ -32,6 +32,10 @@ SpeedOption = Annotated[
         "--speed", metavar="NAME", help="exact, quality, balanced, fast, or as 'tune' prints it."
     ),
 ]
+PrecisionOption = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option("--precision", metavar="NAME", help="Of the image encoder: float32, bfloat16."),
+]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps."),
@@ -50,13 +54,21 @@ OverlayOption = Annotated[
 ]
 
 
-def load_network(model: str, checkpoint: str | None, speed: str, device: str) -> Sam:
+def load_network(
+    model: str, checkpoint: str | None, speed: str, device: str, precision: str = "float32"
+) -> Sam:
     """The network that these options stand for."""
     from expedit_sam.build import build_sam
     from expedit_sam.hourglass.written import parse_setting
 
     setting = parse_setting(speed)
-    return build_sam(model, checkpoint=checkpoint, hourglass=setting, device=_place(device))
+    return build_sam(
+        model,
+        checkpoint=checkpoint,
+        hourglass=setting,
+        device=_place(device),
+        precision=precision,
+    )
 
 
 def find_export(backend: str | None, folder: Path | None) -> tuple[Path, str]:

@@ -13,6 +13,7 @@ from expedit_sam.cli.network import (
     ModelOption,
     OutOption,
     OverlayOption,
+    PrecisionOption,
     SpeedOption,
     load_network,
 )
@@ -39,6 +40,7 @@ def predict(
     model: ModelOption = "vit_s",
     checkpoint: CheckpointOption = None,
     speed: SpeedOption = "exact",
+    precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
     overlay: OverlayOption = True,
 ) -> None:
@@ -68,7 +70,7 @@ def predict(
         prompts.check_inside(corners.reshape(2, 2), pixels.shape, "box corner")
     prepare_folder(out)
 
-    network = load_network(model, checkpoint, speed, device)
+    network = load_network(model, checkpoint, speed, device, precision)
     low_res_size = network.prompt_encoder.mask_input_size
     rough = prompts.read_mask(mask, pixels.shape, low_res_size) if mask else None
     predictor = SamPredictor(network)

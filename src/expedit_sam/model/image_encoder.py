@@ -100,8 +100,12 @@ class ImageEncoderViT(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode Bx3ximg_sizeximg_size normalised pixels to a BxCxhxw image embedding."""
-        return encode(self, x, self.hourglass)
+        """Encode Bx3ximg_sizeximg_size normalised pixels to a BxCxhxw image embedding.
+
+        Works in the precision of its weights; the embedding has that of the pixels.
+        """
+        weight = self.patch_embed.proj.weight
+        return encode(self, x.to(weight.dtype), self.hourglass).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -182,8 +186,9 @@ def encode(
     tokens = first_tokens(encoder, pixels, location, run)
     if hourglass is not None and location < depth:
         window = clustering_window(encoder.blocks)
-        contraction = contract(tokens, hourglass, window)
-        clusters, log_sizes = contraction.clusters, contraction.log_sizes
+        # Which token belongs where is decided in float32, whatever the blocks work in.
+        contraction = contract(tokens.float(), hourglass, window)
+        clusters, log_sizes = contraction.clusters.to(tokens.dtype), contraction.log_sizes
         smaller_window = hourglass.cluster_side(window)
         for block in encoder.blocks[location:]:
             side = smaller_window if block.window_size > 0 else 0
