@@ -32,6 +32,7 @@ from expedit_sam import (  # noqa: E402
 )
 from expedit_sam.hourglass.published import DEFAULTS, published_setting  # noqa: E402
 from expedit_sam.images import read_image  # noqa: E402
+from expedit_sam.model.sam import Sam  # noqa: E402
 
 PHOTO = ROOT / "docs" / "images" / "coffee.jpg"
 PHOTO_SIZE = (1200, 1800)
@@ -55,13 +56,18 @@ def original(options: argparse.Namespace) -> dict[str, Runs]:
 
 
 def transformers(options: argparse.Namespace) -> dict[str, Runs]:
+    theirs = transformers_encoder(build_sam(options.model, checkpoint=options.checkpoint))
+    return {"encoder": {"transformers": lambda: theirs(_pixels()).last_hidden_state}}
+
+
+def transformers_encoder(ours: Sam) -> Any:
+    """Transformers' image encoder with our weights."""
     from transformers import SamVisionConfig
     from transformers.models.sam.modeling_sam import SamVisionEncoder
 
     from expedit_sam.weights.transformers_format import to_transformers
 
-    ours = build_sam(options.model, checkpoint=options.checkpoint)
-    encoder = ours.image_encoder
+    encoder: Any = ours.image_encoder
     config = SamVisionConfig(
         hidden_size=encoder.pos_embed.shape[-1],
         num_hidden_layers=len(encoder.blocks),
@@ -76,7 +82,7 @@ def transformers(options: argparse.Namespace) -> dict[str, Runs]:
     theirs.load_state_dict(
         {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
     )
-    return {"encoder": {"transformers": lambda: theirs(_pixels()).last_hidden_state}}
+    return theirs
 
 
 def openvino(options: argparse.Namespace) -> dict[str, Runs]:

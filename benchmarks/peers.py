@@ -44,7 +44,7 @@ def main() -> None:
     if options.worker:
         serve(options)
         return
-    _install_peers()
+    install_peers()
     print(
         f"{options.model}, float32, {options.threads} threads, {platform.machine()}, "
         f"torch {torch.__version__}, {options.repeats} turns\n"
@@ -53,7 +53,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         options.checkpoint = str(Path(folder) / "weights.pth")
-        sam = _network(options.model)
+        sam = new_network(options.model)
         torch.save(sam.state_dict(), options.checkpoint)
         options.thresholds = json.dumps(
             _thresholds(sam, photo()) if "everything" in options.stages else {}
@@ -74,7 +74,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _install_peers() -> None:
+def install_peers() -> None:
     if not (ROOT / "tests" / ".original").exists():
         subprocess.run([sys.executable, ROOT / "tests" / "get_original.py"], check=True)
     if not OPENVINO.exists():
@@ -83,7 +83,7 @@ def _install_peers() -> None:
         subprocess.run([*pip, "openvino-telemetry", "--no-deps"], check=True)
 
 
-def _network(model: str) -> Sam:
+def new_network(model: str) -> Sam:
     """Random weights, none of them zero, whose masks are as smooth and as steep as SAM's."""
     sam = build_sam(model, checkpoint="random")
     generator = torch.Generator().manual_seed(0)

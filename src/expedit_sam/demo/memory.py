@@ -1,4 +1,8 @@
-"""Memory that was freed, given back to the computer."""
+"""Memory that was freed, given back to the computer, where the C library is glibc.
+
+By itself glibc gives each of a server's many threads an arena of its own, and keeps in it what the
+thread has freed: memory grows although nothing is kept.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,21 @@ import ctypes
 import sys
 from contextlib import suppress
 
+# glibc's number for the most arenas that threads share (malloc.h, M_ARENA_MAX).
+_ARENA_MAX = -8
+
+
+def share_arenas() -> None:
+    """Let threads that start from now on share two arenas."""
+    _glibc("mallopt", _ARENA_MAX, 2)
+
 
 def give_back() -> None:
-    """Return what is free to the system, where the C library is glibc; elsewhere do nothing.
+    """Return what is free to the system."""
+    _glibc("malloc_trim", 0)
 
-    By itself glibc keeps what a thread has freed, and a server's threads take turns: after each
-    heavy run another one held a run's worth, although nothing was kept.
-    """
+
+def _glibc(name: str, *arguments: int) -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            getattr(ctypes.CDLL("libc.so.6"), name)(*arguments)

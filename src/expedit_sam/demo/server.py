@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from expedit_sam.demo.memory import share_arenas
 from expedit_sam.demo.networks import Networks
 from expedit_sam.errors import InputError
 
@@ -30,6 +31,7 @@ def running(networks: Networks, host: str, port: int) -> Iterator[str]:
     Raises:
         InputError: the address cannot be had.
     """
+    share_arenas()
     with tempfile.TemporaryDirectory(prefix="expedit-sam-demo-") as folder:
         # Read when Gradio is imported or builds its parts: uploads go to a folder of our own,
         # and nothing is reported to anybody.
