@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -55,26 +56,35 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: name an image file in it")
+    try:
+        with path.open("rb") as file:
+            return decode_image(file, str(path))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the image's path") from None
+    except PermissionError:
+        raise InputError(f"{path} cannot be opened: allow reading it") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): get it again") from error
+
+
+def decode_image(file: BinaryIO, name: str) -> np.ndarray:
+    """Like ``read_image``, from an open file, which an error calls by this name."""
     with warnings.catch_warnings():
         # Pillow warns of a bomb at 89 megapixels, which cameras reach; at twice that it raises.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 return np.array(_to_rgb(ImageOps.exif_transpose(image)))
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist: check the image's path") from None
-        except PermissionError:
-            raise InputError(f"{path} cannot be opened: allow reading it") from None
         except UnidentifiedImageError:
             raise InputError(
-                f"{path} is no image that can be read: {_unidentified(path)}"
+                f"{name} is no image that can be read: {_unidentified(file)}"
             ) from None
         except Image.DecompressionBombError as error:
-            raise InputError(f"{path} has too many pixels: scale it down ({error})") from error
+            raise InputError(f"{name} has too many pixels: scale it down ({error})") from error
         except Exception as error:  # a damaged file can raise anything
             reason = " ".join(str(error).split())
             raise InputError(
-                f"{path} is damaged or of an odd kind ({reason}): get it again, or {_CONVERT}"
+                f"{name} is damaged or of an odd kind ({reason}): get it again, or {_CONVERT}"
             ) from error
 
 
@@ -131,8 +141,8 @@ def _is_same(folder: Path, other: str | os.PathLike[str] | None) -> bool:
     return other is not None and folder.resolve() == Path(other).resolve()
 
 
-def _unidentified(path: Path) -> str:
-    return "it is empty, get it again" if path.stat().st_size == 0 else _CONVERT
+def _unidentified(file: BinaryIO) -> str:
+    return _CONVERT if file.seek(0, os.SEEK_END) else "it is empty, get it again"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from expedit_sam.cli.batch import batch
 from expedit_sam.cli.bench import bench
 from expedit_sam.cli.demo import demo
 from expedit_sam.cli.evaluate import evaluate
@@ -15,6 +16,7 @@ from expedit_sam.cli.export import export
 from expedit_sam.cli.masks import masks
 from expedit_sam.cli.models import models
 from expedit_sam.cli.predict import predict
+from expedit_sam.cli.serve import serve
 from expedit_sam.cli.tune import tune
 from expedit_sam.errors import InputError
 
@@ -65,11 +67,13 @@ app = typer.Typer(
 )
 app.command()(masks)
 app.command()(predict)
+app.command()(batch)
 app.command()(bench)
 app.command()(evaluate)
 app.command()(tune)
 app.command()(export)
 app.command()(demo)
+app.command()(serve)
 app.add_typer(models, name="models")
 
 

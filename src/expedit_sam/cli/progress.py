@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 
 
@@ -53,3 +61,47 @@ class ImageProgress:
         """The image is done, with this result."""
         self._bars.console.print(result)
         self._bars.advance(self._images)
+
+
+class BatchProgress:
+    """A bar over the images of a batch, with rate and remaining time, on standard error.
+
+    Where that is no terminal, a line a minute.
+    """
+
+    def __init__(self) -> None:
+        console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]} images/s, {task.fields[failed]} failed, left:"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, rate="0.0", failed=0)
+        self._told = time.monotonic()
+
+    def __enter__(self) -> BatchProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, total: int, failed: int, seconds: float) -> None:
+        """So many images of those that this run has to do are done, in so many seconds."""
+        rate = done / max(seconds, 1e-9)
+        self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.2f}", failed=failed)
+        if self._bar.disable and time.monotonic() - self._told > 60:
+            self._told = time.monotonic()
+            minutes = (total - done) / rate / 60 if rate else float("inf")
+            self._bar.console.print(
+                f"{done} of {total} images, {rate:.2f} images/s, {failed} failed, "
+                f"left: {minutes:.0f} min"
+            )

@@ -1,0 +1,348 @@
+"""What a batch keeps when it is killed, how fast it is beside the bare network, and the service.
+
+python -m benchmarks.batch kill --images 2000
+python -m benchmarks.batch speed --photos PHOTOS --images 48
+python -m benchmarks.batch stages --photos PHOTOS
+python -m benchmarks.batch nodes
+python -m benchmarks.batch serve --photos PHOTOS --seconds 120
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import requests
+import torch
+from PIL import Image
+
+from expedit_sam import SamPredictor, build_sam
+from expedit_sam.batch import Task, on_ray
+from expedit_sam.batch.job import Job
+from expedit_sam.batch.loading import ITEM_COLUMNS, load_item
+from expedit_sam.batch.network import Network
+from expedit_sam.batch.run import Progress, in_this_process, run
+from expedit_sam.batch.sources import list_items
+from expedit_sam.batch.stages import make_masks, read
+from expedit_sam.everything.rle import encode_masks
+from expedit_sam.images import find_images, read_image
+
+CORRUPT = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["kill", "speed", "stages", "nodes", "serve"])
+    parser.add_argument("--photos", type=Path, help="a folder")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--folder", type=Path, help="keeps images and results; else none is kept")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = options.folder or Path(temporary)
+        if options.what == "kill":
+            for workers in options.workers:
+                killed_and_resumed(place, options.photos, options.images, workers)
+        elif options.what == "speed":
+            speed(place, options.photos, options.images, options.workers)
+        elif options.what == "stages":
+            stages(place, options.photos)
+        elif options.what == "nodes":
+            a_node_lost(place, options.images)
+        else:
+            clients(options.photos, options.seconds)
+
+
+def small_images(folder: Path, photos: Path | None, number: int, side: int) -> Path:
+    """So many different small images: tiles of photographs, or noise."""
+    if folder.exists():
+        return folder
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    files = find_images([photos]) if photos else []
+    for i in range(number):
+        if files:
+            photo = Image.fromarray(read_image(files[i % len(files)]))
+            x, y = (int(generator.integers(0, max(1, length - side))) for length in photo.size)
+            photo.crop((x, y, x + side, y + side)).save(folder / f"{i:05d}.jpg", quality=90)
+        else:
+            noise = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / f"{i:05d}.jpg")
+    return folder
+
+
+def with_clicks(images: Path) -> Path:
+    """A list of the images with a click in the middle of each."""
+    files = sorted(images.glob("*.jpg"))
+    clicks = [[[Image.open(file).width / 2, Image.open(file).height / 2]] for file in files]
+    table = pa.table({"path": [file.name for file in files], "points": clicks})
+    pq.write_table(table, images / "clicks.parquet")
+    return images / "clicks.parquet"
+
+
+class Memory(threading.Thread):
+    """The resident memory of a process and its children in MB, every half second.
+
+    Of memory that processes share each counts its part.
+    """
+
+    def __init__(self, process: int) -> None:
+        super().__init__(daemon=True)
+        self.process, self.seen = psutil.Process(process), [0.0]
+        self.start()
+
+    def run(self) -> None:
+        try:
+            while True:
+                family = [self.process, *self.process.children(recursive=True)]
+                self.seen.append(sum(_proportional(member) for member in family) / 1e6)
+                time.sleep(0.5)
+        except psutil.Error:
+            pass
+
+    def told(self) -> str:
+        """The mean of every quarter of the run."""
+        seen = self.seen[1:]
+        parts = [seen[len(seen) * q // 4 : len(seen) * (q + 1) // 4] or [0] for q in range(4)]
+        return "memory by quarters: " + " ".join(f"{statistics.mean(p):.0f}" for p in parts) + " MB"
+
+
+def _proportional(process: psutil.Process) -> float:
+    try:
+        return process.memory_full_info().pss
+    except psutil.Error:
+        return 0.0
+
+
+# -- killed ------------------------------------------------------------------------------------
+
+
+def killed_and_resumed(place: Path, photos: Path | None, number: int, workers: int) -> None:
+    """Kill a batch with a tiny network three times; compare with one that was left alone."""
+    images = small_images(place / "images", photos, number, 64)
+    broken = sorted(images.glob("*.jpg"))[:: max(1, number // CORRUPT)][:CORRUPT]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:200])
+    whole, out = place / "whole", place / f"killed_{workers}"
+    command = [
+        *(sys.executable, "-m", "tests.batch.tiny_program", "batch", str(images)),
+        *("--checkpoint", "random", "--points-per-side", "2", "--pred-iou-thresh", "-100"),
+        *("--stability-score-thresh", "0", "--min-mask-region-area", "0", "--threads", "1"),
+    ]
+    if not whole.exists():
+        subprocess.run([*command, "--out", str(whole), "--workers", "0"], check=True)
+    total = len(list(whole.glob("shards/*")))
+    chance = random.Random(0)
+    for part in (1, 2, 3):
+        process = subprocess.Popen([*command, "--out", str(out), "--workers", str(workers)])
+        while len(list(out.glob("shards/*.parquet"))) < total * part // 4 - 1:
+            time.sleep(0.01)
+            assert process.poll() is None
+        time.sleep(chance.uniform(0, 1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        print(f"killed with {len(list(out.glob('shards/*.parquet')))} of {total} shards")
+    process = subprocess.Popen([*command, "--out", str(out), "--workers", str(workers)])
+    memory = Memory(process.pid)
+    assert process.wait() == 0
+    equal = all(
+        file.read_bytes() == (out / "shards" / file.name).read_bytes()
+        for file in whole.glob("shards/*")
+    )
+    rows = pq.read_table(out / "shards").to_pylist()
+    failed = sorted(row["image"] for row in rows if row["error"])
+    print(
+        f"{workers} workers: {len(rows)} rows of {len({row['image'] for row in rows})} images; "
+        f"{len(failed)} failures reported, those that are broken: "
+        f"{failed == [file.name for file in broken]}; "
+        f"shards equal byte for byte: {equal}; {memory.told()}"
+    )
+
+
+# -- speed -------------------------------------------------------------------------------------
+
+
+def speed(place: Path, photos: Path, number: int, workers: list[int]) -> None:
+    """One click an image with vit_s, fast: the bare network in a loop, and batches."""
+    source = str(with_clicks(small_images(place / "images", photos, number, 256)))
+    sam = build_sam(hourglass="fast")
+    task = Task.of(sam, speed="fast")
+    bare = {threads: bare_loop(sam, source, threads) for threads in (1, 2)}
+    for threads, rate in bare.items():
+        print(f"bare network, {threads} threads: {rate:.3f} images/s", flush=True)
+    for count in workers:
+        settings = {"images_per_shard": 16}
+        job = Job.open(place / f"speed{count}", settings, lambda: list_items(source))
+        marks: list[tuple[float, int]] = []
+
+        def mark(progress: Progress, marks: list[tuple[float, int]] = marks) -> None:
+            marks.append((progress.elapsed, progress.images))
+
+        memory = Memory(psutil.Process().pid)
+        if count == 0:
+            progress = run(job, in_this_process(sam, task, 1), on_progress=mark)
+        else:
+            with on_ray.cluster():
+                shape = on_ray.Shape.of(count, 1, "cpu")
+                progress = run(job, on_ray.on_ray(sam, task, shape), on_progress=mark)
+        (first, before), (last, after) = marks[0], marks[-1]
+        steady = (after - before) / (last - first)
+        print(
+            f"{count} workers of 1 thread: {progress.images / progress.elapsed:.3f} images/s with "
+            f"the start, {steady:.3f} after the first results ({steady / bare[1]:.2f} times the "
+            f"bare network's); worker seconds "
+            + ", ".join(f"{name} {value:.1f}" for name, value in progress.seconds.items())
+            + f"; {memory.told()}",
+            flush=True,
+        )
+
+
+def bare_loop(sam: torch.nn.Module, source: str, threads: int) -> float:
+    """Images a second: read, one click, run-length encode."""
+    torch.set_num_threads(threads)
+    predictor = SamPredictor(sam)
+    items = list_items(source).to_pylist()
+    predictor.set_image(read_image(items[0]["uri"]))
+    started = time.perf_counter()
+    for item in items:
+        predictor.set_image(read_image(item["uri"]))
+        (prompt,) = item["prompts"]
+        masks, scores, _ = predictor.predict(np.array(prompt["points"]), np.array([1]))
+        encode_masks(masks[scores.argmax()][None])
+    return len(items) / (time.perf_counter() - started)
+
+
+# -- stages ------------------------------------------------------------------------------------
+
+
+def stages(place: Path, photos: Path, side: int = 10) -> None:
+    """CPU seconds of the stages for an image as SA-1B has them: 2250x1500, about 100 masks."""
+    photo = Image.fromarray(read_image(find_images([photos])[0])).resize((2250, 1500))
+    photo.save(place / "photo.jpg", quality=95)
+    grid = [[225.0 * (x + 0.5), 150.0 * (y + 0.5)] for x in range(side) for y in range(side)]
+    rows = pa.table({"path": ["photo.jpg"] * 16, "points": [grid] * 16})
+    pq.write_table(rows, place / "photo.parquet")
+    sam = build_sam(hourglass="fast")
+    task = Task.of(sam, speed="fast")
+    settings = {"images_per_shard": 16}
+    job = Job.open(place / "job", settings, lambda: list_items(str(place / "photo.parquet")))
+
+    def timed(name: str, work: Callable[[], Any], images: int) -> Any:
+        started = time.process_time()
+        result = work()
+        print(f"{name}: {(time.process_time() - started) / images:.3f} CPU seconds an image")
+        return result
+
+    one = job.items_of(0).slice(0, 1)
+    table = timed("read", lambda: read(one, task, load_item, ITEM_COLUMNS), 1)
+    answered = Network(sam, task, 1)(table)
+    masks = timed(f"masks, {side**2} of them", lambda: make_masks(answered, task), 1)
+    results = [masks.set_column(0, "index", pa.array([index], pa.int64())) for index in range(16)]
+    timed("write", lambda: job.write(0, results), 16)
+    print(f"results: {job.shard(0).stat().st_size / 16 / 1e3:.0f} kB an image")
+
+
+# -- a lost node -------------------------------------------------------------------------------
+
+
+def a_node_lost(place: Path, number: int) -> None:
+    """A Ray cluster of two nodes on this machine; the second is killed when a third is done."""
+    from ray.cluster_utils import Cluster
+
+    from expedit_sam.model.architectures import new_sam
+    from tests.conftest import TINY
+
+    torch.manual_seed(0)
+    sam = new_sam(TINY)
+    task = Task.of(sam, everything={"points_per_side": 2, "pred_iou_thresh": -100.0})
+    images = small_images(place / "images", None, number, 64)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    settings = {"images_per_shard": 16}
+    job = Job.open(place / "two", settings, lambda: list_items(str(images)))
+    alone = Job.open(place / "one", settings, lambda: list_items(str(images)))
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if not killed and progress.images > number // 3:
+            killed.append(progress.images)
+            cluster.remove_node(second, allow_graceful=False)
+
+    with on_ray.cluster(cluster.address):
+        run(job, on_ray.on_ray(sam, task, on_ray.Shape.of(2, 1, "cpu")), on_progress=kill)
+    cluster.shutdown()
+    run(alone, in_this_process(sam, task, 1))
+    equal = all(
+        job.shard(chunk).read_bytes() == alone.shard(chunk).read_bytes() for chunk in job.chunks
+    )
+    rows = pq.read_table(place / "two" / "shards").num_rows
+    print(f"node killed after {killed[0]} of {number} images: {rows} rows, equal bytes: {equal}")
+
+
+# -- the service -------------------------------------------------------------------------------
+
+
+def clients(photos: Path, seconds: float, number: int = 16) -> None:
+    """So many clients at a time, clicking on 8 photographs; one request in 16 is on any."""
+    program = [sys.executable, "-m", "expedit_sam", "serve", "--port", "0", "--speed", "fast"]
+    server = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    address = server.stdout.readline().split()[-1]
+    files = [file.read_bytes() for file in find_images([photos])]
+    memory = Memory(server.pid)
+    until = time.monotonic() + seconds
+
+    def client(seed: int) -> list[tuple[float, int]]:
+        chance = random.Random(seed)
+        answers = []
+        while time.monotonic() < until:
+            chosen = files if chance.random() < 1 / 16 else files[:8]
+            prompts = {"points": [[chance.uniform(0, 300), chance.uniform(0, 300)]]}
+            started = time.perf_counter()
+            response = requests.post(
+                address + "masks",
+                files={"image": chance.choice(chosen)},
+                data={"prompts": json.dumps(prompts)},
+                timeout=300,
+            )
+            answers.append((time.perf_counter() - started, response.status_code))
+        return answers
+
+    try:
+        with ThreadPoolExecutor(number) as pool:
+            answers = [answer for part in pool.map(client, range(number)) for answer in part]
+        figures = requests.get(address + "metrics", timeout=60).text
+    finally:
+        server.terminate()
+        server.wait()
+    times = np.array([taken for taken, _ in answers])
+    codes = {code: sum(c == code for _, c in answers) for _, code in answers}
+    tenths = {p: float(np.percentile(times, p)) for p in (50, 90, 99, 100)}
+    print(
+        f"{number} clients, {seconds:g} s: {len(answers)} answers {codes}; "
+        + ", ".join(f"p{p} {value:.2f} s" for p, value in tenths.items())
+        + f"; {memory.told()}"
+    )
+    print(*(line for line in figures.splitlines() if "cache" in line and line[0] != "#"), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What a job would take, from a few of its images that are really done."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expedit_sam.batch.loading import ITEM_COLUMNS, load_item
+from expedit_sam.batch.network import Network
+from expedit_sam.batch.schema import SHARD
+from expedit_sam.batch.stages import make_masks, read
+from expedit_sam.batch.task import Task
+from expedit_sam.model.sam import Sam
+
+MEASURED = 4  # images, spread over the list
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What all images would take.
+
+    Attributes:
+        images: how many there are.
+        hours: of one worker.
+        bytes: of shards.
+        failures: among the images that were measured.
+        measured: how many were.
+    """
+
+    images: int
+    hours: float
+    bytes: int
+    failures: int
+    measured: int
+
+
+def estimate(items: pa.Table, sam: Sam, task: Task, threads: int | None = None) -> Estimate:
+    """Do a few images, in this process and without writing anything, and scale up.
+
+    The first of them is done twice and timed the second time: a network has to warm up.
+    """
+    total = items.num_rows
+    chosen = np.linspace(0, total - 1, min(MEASURED, total)).astype(int)
+    network = Network(sam, task, threads)
+
+    def segment(rows: pa.Table) -> pa.Table:
+        return make_masks(network(read(rows, task, load_item, ITEM_COLUMNS)), task)
+
+    segment(items.take(chosen[:1]))
+    started = time.perf_counter()
+    results = segment(items.take(chosen))
+    seconds = (time.perf_counter() - started) / len(chosen)
+    sink = pa.BufferOutputStream()
+    pq.write_table(results.select(SHARD.names).cast(SHARD), sink, compression="zstd")
+    return Estimate(
+        images=total,
+        hours=seconds * total / 3600,
+        bytes=int(sink.tell() / len(chosen) * total),
+        failures=results.num_rows - results["error"].null_count,
+        measured=len(chosen),
+    )

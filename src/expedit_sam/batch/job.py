@@ -1,0 +1,154 @@
+"""A job: a fixed list of images, cut into chunks, each of which becomes one file of results.
+
+::
+
+    OUT/job.json               what was asked; another answer never goes into this folder
+    OUT/items.parquet          the list, in its order
+    OUT/shards/000000.parquet  results of the first chunk, and so on
+    OUT/summary.json           counts and failures
+
+A shard that exists is done. There is no other record of progress, so there is nothing that could
+disagree with the results.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from expedit_sam.batch.files import appearing
+from expedit_sam.batch.schema import SHARD
+from expedit_sam.errors import InputError
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job in its folder.
+
+    Attributes:
+        folder: of results.
+        settings: what was asked; the same at every start.
+        items: a row an image, with the schema ``ITEMS``.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    items: pa.Table
+
+    @classmethod
+    def open(
+        cls, folder: Path, settings: dict[str, Any], list_items: Callable[[], pa.Table]
+    ) -> Job:
+        """Begin a job, or go on with it.
+
+        Arguments:
+            folder: of results; made if it is missing.
+            settings: what is asked, as json holds it, with ``images_per_shard``.
+            list_items: called when the job begins, not when it goes on.
+
+        Raises:
+            InputError: the folder holds results of something else, or cannot be used.
+        """
+        with locked(folder, "begin", wait=600):
+            if (folder / "job.json").exists():
+                begun = read_settings(folder)
+                _check_same(folder, begun, settings)
+                return cls(folder, begun, pq.ParquetFile(folder / "items.parquet").read())
+            if any(folder.glob("shards/*.parquet")):
+                raise InputError(f"{folder} holds shards but no job.json: choose another --out")
+            items = list_items()
+            with appearing(folder / "items.parquet") as file:
+                pq.write_table(items, file)
+            with appearing(folder / "job.json") as file:
+                file.write(json.dumps(settings, indent=2).encode() + b"\n")
+        return cls(folder, settings, items)
+
+    @property
+    def chunks(self) -> range:
+        """The numbers of its chunks."""
+        return range(-(-self.items.num_rows // self.settings["images_per_shard"]))
+
+    def shard(self, chunk: int) -> Path:
+        """Where the results of a chunk are, or will be."""
+        return self.folder / "shards" / f"{chunk:06d}.parquet"
+
+    def pending(self, share: tuple[int, int] = (1, 1)) -> list[int]:
+        """Chunks of the i-th of n shares that are not done."""
+        part, parts = share
+        return [c for c in self.chunks[part - 1 :: parts] if not self.shard(c).exists()]
+
+    def items_of(self, chunk: int) -> pa.Table:
+        """The list of a chunk's images."""
+        size = self.settings["images_per_shard"]
+        return self.items.slice(chunk * size, size)
+
+    def write(self, chunk: int, results: list[pa.Table]) -> None:
+        """Results of a whole chunk, in any order, as its shard."""
+        table = pa.concat_tables([t.select(SHARD.names) for t in results]).sort_by("index")
+        expected = self.items_of(chunk)["index"].to_pylist()
+        if table["index"].to_pylist() != expected:
+            raise RuntimeError(f"chunk {chunk} has results of {table['index'].to_pylist()}")
+        with appearing(self.shard(chunk)) as file:
+            pq.write_table(table.cast(SHARD).combine_chunks(), file, compression="zstd")
+
+    def shards(self) -> Iterator[Path]:
+        """The results there are, in order."""
+        return (self.shard(c) for c in self.chunks if self.shard(c).exists())
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What was asked of the job in a folder; empty where there is none.
+
+    Raises:
+        InputError: its job.json is none.
+    """
+    try:
+        settings = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        return dict(settings)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(f"{folder}/job.json is no job: choose another --out") from error
+
+
+@contextmanager
+def locked(folder: Path, name: str, wait: float = 0) -> Iterator[None]:
+    """Keeps a second process away from the same work; a killed process keeps nothing.
+
+    Raises:
+        InputError: another one is at it, or the folder cannot be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f".{name}.lock")
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise InputError(
+            f"another batch is at work on {folder}: wait for it, or use --shard"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder} ({error.strerror}): choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_same(folder: Path, begun: dict[str, Any], asked: dict[str, Any]) -> None:
+    for name in begun.keys() | asked.keys():
+        before, now = begun.get(name), asked.get(name)
+        if before != now:
+            raise InputError(
+                f"{folder} was begun with {name} {before!r}, not {now!r}: "
+                "choose another --out, or ask the same"
+            )

@@ -1,0 +1,103 @@
+"""The pixels and prompts of one row: of a job's list, or of somebody's data set."""
+
+from __future__ import annotations
+
+import io
+import time
+from functools import lru_cache
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expedit_sam.base_predictor import check_image
+from expedit_sam.batch.prompts import Prompt, prompts_of
+from expedit_sam.batch.sources import image_column, readable
+from expedit_sam.errors import InputError
+from expedit_sam.images import decode_image
+
+ITEM_COLUMNS = ("uri", "offset", "size", "row", "prompts")
+_TRIES = 3  # of reading over a network
+
+
+def load_item(item: dict[str, Any]) -> tuple[np.ndarray, list[Prompt] | None]:
+    """The HxWx3 uint8 image of a row with the schema ``ITEMS``, and its prompts.
+
+    Raises:
+        InputError: it cannot be read, or is no image.
+    """
+    with readable(item["uri"]):
+        data = _patiently(item)
+    return decode_image(io.BytesIO(data), item["image"]), item["prompts"]
+
+
+def load_row(row: dict[str, Any], column: str) -> tuple[np.ndarray, list[Prompt] | None]:
+    """The HxWx3 uint8 image of a data set's row, and its ``boxes`` or ``points``.
+
+    Arguments:
+        row: of a ``ray.data.Dataset``.
+        column: holds an image as an array, its encoded bytes, {"bytes": ...}, or where it is.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    value = row[column]
+    if isinstance(value, str):
+        return load_item({"uri": value, "image": value, "prompts": prompts_of(row)})
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    if isinstance(value, bytes):
+        value = decode_image(io.BytesIO(value), column)
+    check_image(value)
+    return np.ascontiguousarray(value), prompts_of(row)
+
+
+def _patiently(item: dict[str, Any]) -> bytes:
+    """The bytes of an item; a network may fail for a moment."""
+    for attempt in range(_TRIES):
+        try:
+            return _bytes(item)
+        except FileNotFoundError:
+            raise
+        except Exception:
+            if "://" not in item["uri"] or attempt == _TRIES - 1:
+                raise
+            time.sleep(2**attempt)
+    raise AssertionError
+
+
+def _bytes(item: dict[str, Any]) -> bytes:
+    if item.get("row") is not None:
+        return _cell(item["uri"], item["row"])
+    with fsspec.open(item["uri"], "rb") as file:
+        file.seek(item.get("offset") or 0)
+        return file.read(item["size"] if item.get("size") is not None else -1)
+
+
+def _cell(uri: str, row: int) -> bytes:
+    starts = _row_group_starts(uri)
+    group = int(np.searchsorted(starts, row, side="right")) - 1
+    value = _row_group(uri, group)[row - int(starts[group])].as_py()
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    if not isinstance(value, bytes):
+        raise InputError(f"row {row} of {uri} holds no bytes of an image: write some, or paths")
+    return value
+
+
+@lru_cache(maxsize=16)
+def _row_group_starts(uri: str) -> np.ndarray:
+    with fsspec.open(uri, "rb") as file:
+        metadata = pq.ParquetFile(file).metadata
+    rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    return np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(int)
+
+
+@lru_cache(maxsize=2)  # rows come in order, and a group may hold a thousand images
+def _row_group(uri: str, group: int) -> pa.ChunkedArray:
+    with fsspec.open(uri, "rb") as file:
+        data = pq.ParquetFile(file)
+        column = image_column(data.schema_arrow)
+        return data.read_row_group(group, columns=[column])[column]

@@ -1,0 +1,134 @@
+"""The stage that holds the network: embeddings of several images at once, then prompts of each."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from expedit_sam.batch.passes import Answer, Asker, blank
+from expedit_sam.batch.prompts import Prompt
+from expedit_sam.batch.stages import Work, generator, with_works, works_of
+from expedit_sam.batch.task import Task
+from expedit_sam.model.sam import Sam
+from expedit_sam.predictor import SamPredictor
+
+_IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
+
+
+class EncodedPredictor(SamPredictor):
+    """A predictor whose image may come as the embedding that it has already."""
+
+    def set_features(
+        self, features: Tensor, input_size: tuple[int, int], original_size: tuple[int, int]
+    ) -> None:
+        """Take a 1xCxhxw embedding of an image of ``original_size``, encoded at ``input_size``."""
+        self.features, self.input_size, self.original_size = features, input_size, original_size
+        self.is_image_set = True
+
+
+def ask_prompts(predictor: SamPredictor, prompts: Sequence[Prompt], at_once: int) -> Answer:
+    """The best mask of each prompt on the image that is set.
+
+    A single point may mean a thing, its part or the whole: the one with the highest predicted IoU
+    of three counts. Any other prompt is asked for one mask.
+
+    Returns:
+        Px4hx4w low-res logits, P predicted IoU, and 0 to P - 1.
+    """
+    logits = np.zeros((len(prompts), *predictor.mask_input_size), np.float32)
+    iou = np.zeros(len(prompts), np.float32)
+    alike: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    for number, prompt in enumerate(prompts):
+        alike[len(prompt["points"] or []), prompt["box"] is not None].append(number)
+    for (points, has_box), numbers in alike.items():
+        for first in range(0, len(numbers), at_once):
+            some = numbers[first : first + at_once]
+            low_res, scores = predictor.predict_low_res(
+                *_tensors(predictor, [prompts[number] for number in some]),
+                multimask_output=points == 1 and not has_box,
+            )
+            best = scores.argmax(dim=1)
+            rows = torch.arange(len(some), device=best.device)
+            logits[some] = low_res[rows, best].cpu().numpy()
+            iou[some] = scores[rows, best].cpu().numpy()
+    return logits, iou, np.arange(len(prompts))
+
+
+def _tensors(
+    predictor: SamPredictor, prompts: Sequence[Prompt]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Points, labels and boxes, in network pixels, of prompts that have as many points each."""
+
+    def scaled(values: Any) -> Tensor:
+        pixels = predictor.transform.apply_coords(values, predictor.original_size)
+        return torch.as_tensor(pixels, dtype=torch.float, device=predictor.device)
+
+    points = labels = boxes = None
+    if prompts[0]["points"]:
+        points = scaled([prompt["points"] for prompt in prompts])
+        labels = torch.as_tensor([prompt["labels"] for prompt in prompts], device=predictor.device)
+    if prompts[0]["box"] is not None:
+        boxes = scaled(np.reshape([prompt["box"] for prompt in prompts], (-1, 2, 2))).flatten(1)
+    return points, labels, boxes
+
+
+class Network:
+    """A network and what it is asked; give it tables.
+
+    Arguments:
+        sam: the network.
+        task: what to ask.
+        threads: of PyTorch in this process; None leaves it alone.
+    """
+
+    def __init__(self, sam: Sam, task: Task, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.predictor = EncodedPredictor(sam)
+        self.task = task
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Answers in the place of crops, in the rows' ``work``."""
+        started = time.perf_counter()
+        works = works_of(table)
+        features = iter(self.encode(works))
+        for work in works:
+            own = [next(features) for _ in work.crops]
+            work.crops = []
+            if work.error is None:
+                work.answers = self.ask(work, own, self.task)
+        seconds = (time.perf_counter() - started) / max(len(works), 1)
+        for work in works:
+            work.seconds["network"] = seconds
+        return with_works(table, works)
+
+    @torch.no_grad()
+    def encode(self, works: Sequence[Work]) -> list[Tensor]:
+        """The 1xCxhxw embeddings of all crops of all images, one after the other."""
+        sam = self.predictor.model
+        at_once = 1 if sam.device.type == "cpu" else _IMAGES_AT_ONCE
+        crops = [crop for work in works for crop in work.crops]
+        features: list[Tensor] = []
+        for first in range(0, len(crops), at_once):
+            pixels = [
+                sam.preprocess(torch.as_tensor(crop, device=sam.device).permute(2, 0, 1))
+                for crop in crops[first : first + at_once]
+            ]
+            features += sam.image_encoder(torch.stack(pixels)).split(1)
+        return features
+
+    def ask(self, work: Work, features: Sequence[Tensor], task: Task) -> list[Answer]:
+        """The answers to a task about an image, of whose crops these are the embeddings."""
+        if task.everything is not None:
+            asker = Asker(self.predictor, list(zip(features, work.sizes, strict=True)))
+            generator(asker, task).generate(blank(work.size))
+            return asker.answers
+        self.predictor.set_features(features[0], work.sizes[0], work.size)
+        return [ask_prompts(self.predictor, work.prompts, task.points_per_batch)]

@@ -1,0 +1,98 @@
+"""Everything mode in three places: the generator runs three times, with three predictors.
+
+One that scales the image and its crops (beside the disk), one that asks the network and keeps its
+answers (beside the accelerator), one that repeats the answers, of which masks are made (anywhere).
+The generator does not know, so that batches find what ``SamAutomaticMaskGenerator`` finds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from expedit_sam.base_predictor import BasePredictor
+from expedit_sam.everything import SamAutomaticMaskGenerator
+
+# What ask_each returns: Kx4hx4w low-res logits, K predicted IoU, K numbers of points.
+Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
+_NOTHING: Answer = (np.zeros((0, 1, 1), np.float32), np.zeros(0, np.float32), np.zeros(0, int))
+
+
+class PassGenerator(SamAutomaticMaskGenerator):
+    """The generator, with a predictor in the place of a network."""
+
+    @staticmethod
+    def _new_predictor(model: BasePredictor) -> BasePredictor:
+        return model
+
+
+def blank(size: tuple[int, int]) -> np.ndarray:
+    """A black image of this size (H, W) that takes no memory, where only the size matters."""
+    return np.broadcast_to(np.zeros((), np.uint8), (*size, 3))
+
+
+class Scaler(BasePredictor):
+    """Keeps what the network would see of an image.
+
+    Attributes:
+        crops: HxWx3 uint8, the longest side that of the network's input.
+    """
+
+    def __init__(self, side: int, network_format: str = "RGB") -> None:
+        super().__init__(side, network_format, (0, 0), 0.0)
+        self.crops: list[np.ndarray] = []
+
+    def ask_each(self, points: np.ndarray, least_iou: float) -> Answer:
+        return _NOTHING
+
+    def _encode(self, resized: np.ndarray, original_size: tuple[int, int]) -> None:
+        self.crops.append(resized)
+        self.original_size = original_size
+        self.input_size = (resized.shape[0], resized.shape[1])
+        self.is_image_set = True
+
+    def _predict(self, *prompt: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+
+class Asker(Scaler):
+    """Asks a network about crops that are encoded already, and keeps what it answers.
+
+    Arguments:
+        predictor: a ``SamPredictor``.
+        encoded: of each crop, its embedding and its (H, W) as the network saw it.
+    """
+
+    def __init__(self, predictor: Any, encoded: list[tuple[Any, tuple[int, int]]]) -> None:
+        super().__init__(predictor.transform.target_length)
+        self.predictor = predictor
+        self.encoded = iter(encoded)
+        self.answers: list[Answer] = []
+
+    def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
+        features, input_size = next(self.encoded)
+        self.predictor.set_features(features, input_size, image.shape[:2])
+        self.input_size = input_size
+
+    def ask_each(self, points: np.ndarray, least_iou: float) -> Answer:
+        self.answers.append(self.predictor.ask_each(points, least_iou))
+        return _NOTHING
+
+
+class Repeater(Scaler):
+    """Repeats the answers of an ``Asker``, in the same order."""
+
+    def __init__(
+        self, side: int, threshold: float, sizes: list[tuple[int, int]], answers: list[Answer]
+    ) -> None:
+        super().__init__(side)
+        self.mask_threshold = threshold
+        self.sizes = iter(sizes)
+        self.answers = iter(answers)
+
+    def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
+        self.input_size = next(self.sizes)
+
+    def ask_each(self, points: np.ndarray, least_iou: float) -> Answer:
+        return next(self.answers)

@@ -1,0 +1,250 @@
+"""What is to be segmented: folders, lists, globs, tar files, Parquet, COCO json, anywhere."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from expedit_sam.batch.prompts import Prompt, box_prompt, points_prompt, prompts_of
+from expedit_sam.batch.schema import ITEMS
+from expedit_sam.errors import InputError
+from expedit_sam.images import SUFFIXES
+
+Item = dict[str, Any]
+
+# Where a Parquet file may keep an image: its bytes (or {"bytes", "path"}), or where it is.
+IMAGE_COLUMNS = ("image", "bytes", "img", "jpg", "png", "path", "uri", "url", "file_name")
+_PROMPT_COLUMNS = ("boxes", "points", "labels")
+_PLUGINS = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "hf": "huggingface_hub",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
+
+
+def list_items(source: str, images: str | None = None, limit: int | None = None) -> pa.Table:
+    """The images of a source in a fixed order, as a table with the schema ``ITEMS``.
+
+    Arguments:
+        source: a folder (searched with its subfolders), an image, a .txt with an image a line, a
+            WebDataset's .tar, a .parquet, a COCO .json, or several of them as a glob or with
+            {000..099}; a path, or a URL that fsspec reads (s3://, gs://, hf://, https:// ...).
+        images: the folder that the names in a list, a Parquet file or a json start from; None is
+            the file's own.
+        limit: at most so many images.
+
+    Raises:
+        InputError: there is nothing of that kind, or it cannot be read.
+    """
+    items: list[Item] = []
+    with readable(source):
+        root, uris = _expand(source)
+        for uri in uris:
+            read = _READERS.get(PurePosixPath(uri).suffix.lower(), _file)
+            base = images or posixpath.dirname(uri)
+            for item in read(uri, base, uri.removeprefix(root).lstrip("/")):
+                if limit is not None and len(items) == limit:
+                    break
+                items.append({"image_id": len(items) + 1, **item, "index": len(items)})
+    if not items:
+        raise InputError(f"no images in {source}: name a folder, list or data set that holds some")
+    return pa.Table.from_pylist(items, ITEMS)
+
+
+@contextmanager
+def readable(source: str) -> Iterator[None]:
+    """Turns what can go wrong with somebody's file system into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{source} does not exist: check the path") from None
+    except PermissionError:
+        raise InputError(f"{source} cannot be opened: allow reading it") from None
+    except ImportError as error:
+        protocol = source.partition("://")[0]
+        package = _PLUGINS.get(protocol, f"the fsspec plugin for {protocol}")
+        raise InputError(f"{protocol}:// needs {package}: pip install {package}") from error
+    except Exception as error:  # every file system has its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{source} cannot be read: {reason}") from error
+
+
+def _expand(source: str) -> tuple[str, list[str]]:
+    """The files that a source stands for, sorted, and the folder that they have in common."""
+    found: list[str] = []
+    roots = []
+    for text in _braces(source):
+        fs, path = url_to_fs(text)
+        prefix = text.partition("://")[0] + "://" if "://" in text else ""
+        if fs.isdir(path):
+            roots.append(path)
+            kept = [file for file in fs.find(path) if _is_image(file, path)]
+        elif fs.exists(path):
+            roots.append(posixpath.dirname(path))
+            kept = [path]
+        elif re.search(r"[*?\[]", path):
+            roots.append(re.split(r"/[^/]*[*?\[]", path)[0])
+            kept = [file for file in fs.glob(path) if fs.isfile(file)]
+        else:
+            raise FileNotFoundError
+        found += [file if "://" in file else prefix + file for file in sorted(kept)]
+    root = roots[0] if len(set(roots)) == 1 else posixpath.commonpath(roots)
+    return prefix + root if "://" not in root else root, list(dict.fromkeys(found))
+
+
+def _braces(text: str) -> list[str]:
+    """shard-{000..002}.tar as WebDataset writes it: three names."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if not match:
+        return [text]
+    first, last = match.groups()
+    return [
+        name
+        for number in range(int(first), int(last) + 1)
+        for name in _braces(
+            text[: match.start()] + f"{number:0{len(first)}d}" + text[match.end() :]
+        )
+    ]
+
+
+def _is_image(file: str, folder: str) -> bool:
+    parts = PurePosixPath(file.removeprefix(folder)).parts
+    hidden = any(part.startswith(".") for part in parts)
+    return not hidden and PurePosixPath(file).suffix.lower() in SUFFIXES
+
+
+def _file(uri: str, base: str, name: str) -> Iterable[Item]:
+    return [{"image": name, "uri": uri}]
+
+
+def _list(uri: str, base: str, name: str) -> Iterable[Item]:
+    with fsspec.open(uri, "rt", encoding="utf-8") as file:
+        lines = dict.fromkeys(line.strip() for line in file)  # each once
+    return [{"image": line, "uri": _below(base, line)} for line in lines if line]
+
+
+def _coco(uri: str, base: str, name: str) -> Iterable[Item]:
+    with fsspec.open(uri, "rb") as file:
+        try:
+            document = json.load(file)
+            prompts: dict[int, list[Prompt]] = {image["id"]: [] for image in document["images"]}
+            for annotation in document.get("annotations", []):
+                prompts[annotation["image_id"]] += _annotated(annotation)
+            return [
+                {
+                    "image_id": image["id"],
+                    "image": image["file_name"],
+                    "uri": _below(base, image["file_name"]),
+                    "prompts": prompts[image["id"]] if document.get("annotations") else None,
+                }
+                for image in document["images"]
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{uri} is not in COCO's format ({type(error).__name__}: {error}): "
+                "it needs 'images' and 'annotations'"
+            ) from error
+
+
+def _annotated(annotation: dict[str, Any]) -> list[Prompt]:
+    """The box of an annotation; where it has none, its visible keypoints as one prompt."""
+    if "bbox" in annotation:
+        x, y, width, height = annotation["bbox"]
+        return [box_prompt((x, y, x + width, y + height))]
+    numbers = annotation.get("keypoints", [])
+    triples = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+    points = [(x, y) for x, y, visible in triples if visible]
+    return [points_prompt(points, [1] * len(points))] if points else []
+
+
+def _tar(uri: str, base: str, name: str) -> Iterable[Item]:
+    """A WebDataset: KEY.jpg, and prompts in a KEY.json beside it.
+
+    Only where the images lie in the file is kept, so that any of them can be read alone.
+    """
+    images: dict[str, Item] = {}
+    prompts: dict[str, list[Prompt] | None] = {}
+    with fsspec.open(uri, "rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    key, suffix = posixpath.splitext(member.name)
+                    if not member.isfile():
+                        continue
+                    if suffix.lower() in SUFFIXES:
+                        place = {"uri": uri, "offset": member.offset_data, "size": member.size}
+                        images[key] = {"image": f"{name}/{member.name}", **place}
+                    elif suffix == ".json" and (text := tar.extractfile(member)):
+                        described = json.loads(text.read())
+                        prompts[key] = (
+                            prompts_of(described) if isinstance(described, dict) else None
+                        )
+        except (tarfile.TarError, ValueError) as error:
+            raise InputError(f"{uri} is damaged, or no plain tar: unpack .tar.gz first") from error
+    return [{**item, "prompts": prompts.get(key)} for key, item in images.items()]
+
+
+def _parquet(uri: str, base: str, name: str) -> Iterable[Item]:
+    with fsspec.open(uri, "rb") as file:
+        try:
+            data = pq.ParquetFile(file)
+            schema = data.schema_arrow
+            column = image_column(schema)
+            wanted = [c for c in _PROMPT_COLUMNS if c in schema.names]
+            if pa.types.is_string(schema.field(column).type):
+                wanted.append(column)
+            rows = data.read(columns=wanted).to_pylist() or [{}] * data.metadata.num_rows
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{uri} is no Parquet file that can be read: get it again") from error
+    for number, row in enumerate(rows):
+        item: Item = {"image": f"{name}#{number}", "uri": uri, "row": number}
+        if isinstance(row.get(column), str):
+            item = {"image": row[column], "uri": _below(base, row[column])}
+        yield {**item, "prompts": prompts_of(row)}
+
+
+def image_column(schema: pa.Schema) -> str:
+    """The column of a Parquet file or a data set that holds images or where they are.
+
+    Raises:
+        InputError: there is none.
+    """
+    for name in IMAGE_COLUMNS:
+        if name in schema.names:
+            return name
+    raise InputError(
+        f"no column of images among {', '.join(schema.names)}: "
+        f"call it one of {', '.join(IMAGE_COLUMNS)}"
+    )
+
+
+def _below(base: str, name: str) -> str:
+    """A name in a file as a URI: relative ones start from the base."""
+    return name if "://" in name or name.startswith("/") else f"{base.rstrip('/')}/{name}"
+
+
+_READERS: dict[str, Callable[[str, str, str], Iterable[Item]]] = {
+    ".txt": _list,
+    ".json": _coco,
+    ".tar": _tar,
+    ".parquet": _parquet,
+}

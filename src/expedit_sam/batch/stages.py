@@ -1,0 +1,176 @@
+"""The three stages of a batch, each from a table to a table: read, ask the network, make masks.
+
+Between them a row's image travels in the column ``work``; all other columns pass untouched. One
+process runs them in turn (``run.py``), and Ray runs them on many machines (``on_ray.py``).
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pycocotools import mask as coco
+
+from expedit_sam.batch.passes import Answer, PassGenerator, Repeater, Scaler, blank
+from expedit_sam.batch.prompts import Prompt, check_prompts, points_prompt
+from expedit_sam.batch.schema import RESULT
+from expedit_sam.batch.task import Task
+from expedit_sam.errors import InputError
+from expedit_sam.everything import rle
+from expedit_sam.transforms import upscale_logits
+
+Row = dict[str, Any]
+Load = Callable[[Row], tuple[np.ndarray, list[Prompt] | None]]
+
+
+@dataclass
+class Work:
+    """An image between the stages.
+
+    Attributes:
+        size: (H, W) of the image.
+        crops: HxWx3 uint8, scaled for the network; the image alone where prompts are given. The
+            network's stage takes them away.
+        sizes: (H, W) of each crop.
+        prompts: what was asked of the image; empty in everything mode.
+        answers: of the network: one a batch of points in everything mode; else one, with the
+            number of the prompt in the place of that of the point.
+        error: why there will be no masks.
+        seconds: taken by each stage.
+    """
+
+    size: tuple[int, int] = (0, 0)
+    crops: list[np.ndarray] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    prompts: list[Prompt] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    error: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def read(table: pa.Table, task: Task, load: Load, drop: tuple[str, ...]) -> pa.Table:
+    """Images and prompts, scaled for the network.
+
+    Arguments:
+        table: a row an image.
+        load: the HxWx3 uint8 image of a row, and its prompts; an ``InputError`` is put down in the
+            row.
+        drop: columns that are not needed any more.
+    """
+    works = [read_one(row, task, load) for row in table.to_pylist()]
+    return with_works(
+        table.drop_columns([name for name in drop if name in table.schema.names]), works
+    )
+
+
+def read_one(row: Row, task: Task, load: Load) -> Work:
+    """The image and the prompts of one row, scaled for the network."""
+    started = time.perf_counter()
+    work = Work()
+    try:
+        image, prompts = load(row)
+        work.size = (image.shape[0], image.shape[1])
+        scaler = Scaler(task.side)
+        if task.everything is not None:
+            generator(scaler, task).generate(image)
+        else:
+            work.prompts = prompts or []
+            check_prompts(work.prompts)
+            scaler.set_image(image)
+        work.crops = scaler.crops
+        work.sizes = [(crop.shape[0], crop.shape[1]) for crop in work.crops]
+    except InputError as error:
+        work = Work(error=" ".join(str(error).split()))
+    work.seconds["read"] = time.perf_counter() - started
+    return work
+
+
+def make_masks(table: pa.Table, task: Task) -> pa.Table:
+    """The network's answers as masks: the columns ``RESULT`` in the place of ``work``."""
+    rows = [_result(work, task) for work in works_of(table)]
+    table = table.drop_columns(["work"])
+    for column in RESULT:
+        values = [row[column.name] for row in rows]
+        table = table.append_column(column, pa.array(values, column.type))
+    return table
+
+
+def _result(work: Work, task: Task) -> Row:
+    started = time.perf_counter()
+    masks = masks_of(work, task) if work.error is None else None
+    work.seconds["masks"] = time.perf_counter() - started
+    height, width = work.size
+    return {
+        "height": height or None,
+        "width": width or None,
+        "masks": masks,
+        "error": work.error,
+        "model": task.model,
+        "speed": task.speed,
+        "weights": task.weights,
+        "seconds": work.seconds,
+    }
+
+
+def masks_of(work: Work, task: Task) -> list[Row]:
+    """The masks that the network's answers mean, with the columns of ``schema.MASK``."""
+    return _prompted(work, task) if task.everything is None else _everything(work, task)
+
+
+def _everything(work: Work, task: Task) -> list[Row]:
+    repeater = Repeater(task.side, task.threshold, work.sizes, work.answers)
+    return [
+        _mask(record, points_prompt(record["point_coords"], [1]))
+        for record in generator(repeater, task).generate(blank(work.size))
+    ]
+
+
+def _prompted(work: Work, task: Task) -> list[Row]:
+    masks = []
+    for low_res, iou, number in zip(*work.answers[0], strict=True):
+        logits = upscale_logits(low_res, task.side, work.sizes[0], work.size)
+        (encoded,) = rle.encode_masks((logits > task.threshold)[None])
+        record = {"segmentation": rle.to_coco(encoded), "predicted_iou": iou}
+        masks.append(_mask(record, work.prompts[number]))
+    return masks
+
+
+def _mask(record: dict[str, Any], prompt: Prompt) -> Row:
+    stability = record.get("stability_score")
+    return {
+        "segmentation": record["segmentation"],
+        "bbox": coco.toBbox(record["segmentation"]).tolist(),
+        "area": rle.area(record["segmentation"]),
+        "predicted_iou": record["predicted_iou"],
+        "stability_score": None if stability is None or np.isnan(stability) else stability,
+        "prompt": prompt,
+        "crop_box": record.get("crop_box"),
+    }
+
+
+def generator(predictor: Scaler, task: Task) -> PassGenerator:
+    """Everything mode with a predictor that does one part of it."""
+    return PassGenerator(
+        predictor,
+        points_per_batch=task.points_per_batch,
+        output_mode="coco_rle",
+        **(task.everything or {}),
+    )
+
+
+def works_of(table: pa.Table) -> list[Work]:
+    """The images on their way."""
+    return [pickle.loads(work) for work in table["work"].to_pylist()]
+
+
+def with_works(table: pa.Table, works: list[Work]) -> pa.Table:
+    """The table with these images on their way, in the place of those that it has."""
+    column = pa.array([pickle.dumps(work, protocol=5) for work in works], pa.large_binary())
+    if "work" in table.schema.names:
+        table = table.drop_columns(["work"])
+    return table.append_column("work", column)

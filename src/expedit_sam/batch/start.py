@@ -1,0 +1,131 @@
+"""From what was asked to a job that runs: in this process, on a local Ray, or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from expedit_sam.batch.estimate import Estimate, estimate
+from expedit_sam.batch.job import Job, locked, read_settings
+from expedit_sam.batch.on_ray import Shape, cluster, on_ray
+from expedit_sam.batch.passes import Scaler
+from expedit_sam.batch.run import Progress, in_this_process, run
+from expedit_sam.batch.sources import list_items
+from expedit_sam.batch.stages import generator
+from expedit_sam.batch.summary import write_coco, write_summary
+from expedit_sam.batch.task import Task
+from expedit_sam.model.sam import Sam
+from expedit_sam.weights.digest import weights_digest
+
+OnProgress = Callable[[int, int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks for; together with the weights it decides about every byte of the results.
+
+    Attributes:
+        source, images, limit: see ``list_items``.
+        model, speed: of the network.
+        everything: whether prompts in the source are passed over.
+        generator: arguments of ``SamAutomaticMaskGenerator`` other than the recommended ones.
+        points_per_batch: prompts or points decoded together.
+        images_per_shard: rows of a Parquet file.
+        threads: of each worker on a CPU. Sums in another order round otherwise, so that a job
+            keeps the number that it began with; None takes that, or shares the cores.
+    """
+
+    source: str
+    images: str | None
+    limit: int | None
+    model: str
+    speed: str
+    everything: bool
+    generator: dict[str, Any]
+    points_per_batch: int
+    images_per_shard: int
+    threads: int | None
+
+    def list(self) -> pa.Table:
+        """The images."""
+        return list_items(self.source, self.images, self.limit)
+
+    def task(self, sam: Sam, items: pa.Table) -> Task:
+        """What to ask of these images.
+
+        Raises:
+            InputError: an argument of everything mode is out of its range.
+        """
+        has_prompts = items["prompts"].null_count < items.num_rows
+        prompted = has_prompts and not self.everything
+        task = Task.of(
+            sam,
+            self.model,
+            self.speed,
+            everything=None if prompted else self.generator,
+            points_per_batch=self.points_per_batch,
+        )
+        generator(Scaler(task.side), task)
+        return task
+
+
+def dry(request: Request, sam: Sam) -> Estimate:
+    """What the job would take, without doing it."""
+    items = request.list()
+    return estimate(items, sam, request.task(sam, items), request.threads)
+
+
+def start(
+    request: Request,
+    sam: Sam,
+    out: Path,
+    share: tuple[int, int],
+    workers: int | None,
+    device: str,
+    address: str | None,
+    coco: bool,
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """Do a job, or what is left of it.
+
+    Arguments:
+        request: what is asked.
+        sam: the network.
+        out: folder of the results.
+        share: (i, n), the part of the work to do.
+        workers: networks at once on Ray; None is one a GPU, or one; 0 does without Ray.
+        device: of Ray's workers, "auto", "cpu", "cuda" or "mps".
+        address: of a Ray cluster; None starts one here.
+        coco: whether to write coco.json too.
+        on_progress: called with the images done, to be done and failed, and the seconds.
+
+    Returns:
+        the contents of summary.json.
+
+    Raises:
+        InputError: the source, the folder or a setting will not do.
+    """
+    joined = nullcontext() if workers == 0 else cluster(address)
+    with locked(out, f"share-{share[0]}-of-{share[1]}"), joined:
+        threads = request.threads or read_settings(out).get("threads")
+        shape = None if workers == 0 else Shape.of(workers, threads, device)
+        threads = shape.threads if shape else threads or torch.get_num_threads()
+        settings = asdict(request) | {"threads": threads, "weights": weights_digest(sam)}
+        job = Job.open(out, settings, request.list)
+        task = request.task(sam, job.items)
+        pipeline = on_ray(sam, task, shape) if shape else in_this_process(sam, task, threads)
+        total = sum(job.items_of(chunk).num_rows for chunk in job.pending(share))
+
+        def told(progress: Progress) -> None:
+            on_progress(progress.images, total, progress.failures, progress.elapsed)
+
+        progress = run(job, pipeline, share, told)
+        if coco:
+            write_coco(job)
+        return write_summary(job, progress, shape.workers if shape else 0)

@@ -1,0 +1,128 @@
+"""``expedit-sam batch``: masks of a data set, on one machine or many."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expedit_sam.cli.network import (
+    CheckpointOption,
+    DeviceOption,
+    ModelOption,
+    OutOption,
+    SpeedOption,
+    load_network,
+)
+from expedit_sam.errors import InputError
+
+
+def batch(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", hidden=True)],
+    out: OutOption = Path("out"),
+    model: ModelOption = "vit_s",
+    checkpoint: CheckpointOption = None,
+    speed: SpeedOption = "exact",
+    device: DeviceOption = "auto",
+    images: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Where a list's or json's names start.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Even if SOURCE has boxes or points.")
+    ] = False,
+    points_per_side: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="As of 'masks', like the next five.")
+    ] = None,
+    points_per_batch: Annotated[int, typer.Option(min=1, metavar="N", help="")] = 64,
+    pred_iou_thresh: Annotated[float | None, typer.Option(metavar="X", help="")] = None,
+    stability_score_thresh: Annotated[float | None, typer.Option(metavar="X", help="")] = None,
+    min_mask_region_area: Annotated[int | None, typer.Option(metavar="PIXELS", help="")] = None,
+    crop_n_layers: Annotated[int, typer.Option(min=0, metavar="N", help="")] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Networks at once, by Ray; 0 is without Ray."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of each, on a CPU; fixed for a job.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Of a Ray cluster to run on.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N images.")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Do the I-th of N shares of the work.")
+    ] = "1/1",
+    images_per_shard: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images of a Parquet file.")
+    ] = 64,
+    coco: Annotated[bool, typer.Option("--coco", help="Write coco.json at the end too.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take, from a few images.")
+    ] = False,
+) -> None:
+    """Find masks in all images of a data set: Parquet in OUT/shards.
+
+    SOURCE: a folder, a list (.txt), WebDataset (.tar), .parquet or COCO .json, or
+    several as a glob; s3://, gs://, hf:// ... too. Boxes or points in it are the
+    prompts. Stopped at any moment, the same command goes on where it was.
+
+    \b
+    Example: two networks at once
+      expedit-sam batch photos --out masks --workers 2 --speed balanced
+    """
+    from expedit_sam.batch.start import Request, dry, start
+    from expedit_sam.cli.progress import BatchProgress
+
+    chosen = {
+        "points_per_side": points_per_side,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+        "min_mask_region_area": min_mask_region_area,
+        "crop_n_layers": crop_n_layers,
+    }
+    request = Request(
+        source=source,
+        images=images,
+        limit=limit,
+        model=model,
+        speed=speed,
+        everything=everything,
+        generator={option: value for option, value in chosen.items() if value is not None},
+        points_per_batch=points_per_batch,
+        images_per_shard=images_per_shard,
+        threads=threads,
+    )
+    share = _share(shard)
+    if workers is None and (address or find_spec("ray")) is None:
+        workers = 0
+    on_driver = device if workers == 0 or dry_run else "cpu"
+    sam = load_network(model, checkpoint, speed, on_driver)
+    if dry_run:
+        expected = dry(request, sam)
+        typer.echo(
+            f"images: {expected.images}; one worker: about {expected.hours:.2f} hours; "
+            f"results: about {expected.bytes / 1e6:,.1f} MB "
+            f"(from {expected.measured} images, {expected.failures} of them unreadable)"
+        )
+        return
+    with BatchProgress() as progress:
+        summary = start(request, sam, out, share, workers, device, address, coco, progress.update)
+    ran = summary["last_run"]
+    typer.echo(
+        f"masks: {summary['masks']}; images: {summary['segmented']} of {summary['images']}; "
+        f"failed: {summary['failed']}; left: {summary['pending']}; "
+        f"time: {ran['seconds']:.1f} s; folder: {out}"
+    )
+
+
+def _share(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    part, parts = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise InputError(f"--shard {text!r} is not I/N with I from 1 to N: write 2/8 for instance")
+    return part, parts

@@ -1,0 +1,1 @@
+"""The HTTP service: an image and prompts in, masks out."""

@@ -1,0 +1,190 @@
+"""The service's addresses: what comes in, what goes out, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from PIL import Image
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from expedit_sam.batch.prompts import Prompt, prompts_of
+from expedit_sam.errors import InputError
+from expedit_sam.everything.rle import decode_mask
+from expedit_sam.serve.engine import Busy, Engine
+from expedit_sam.serve.page import page
+
+PROMPTS = 256  # of one request
+
+_PROMPTS_HELP = (
+    'As JSON: {"boxes": [[x0, y0, x1, y1]], "points": [[x, y]], "labels": [1]}. Each box is a '
+    "prompt; each point is one too, or all are one where labels (1 includes, 0 excludes) are "
+    "given. In pixels. Left out: masks of everything."
+)
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"description": reason, "content": {"application/json": {"schema": {"type": "object"}}}}
+    for code, reason in {
+        400: "The request is no form",
+        413: "The upload is too large",
+        422: "No image, or no prompts",
+        429: "Too many requests wait",
+    }.items()
+}
+
+
+def build_app(engine: Engine, megabytes: float) -> FastAPI:
+    """The service on an engine; uploads may have this many megabytes."""
+    app = FastAPI(
+        title="Expedit-SAM",
+        description="Masks of what boxes and points mean in an image, or of everything in it.",
+        docs_url=None,  # they load scripts from elsewhere; page() stands in
+        redoc_url=None,
+    )
+    app.add_middleware(_AtMost, limit=int(megabytes * 1e6))
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse)
+    app.add_exception_handler(InputError, _refuse)
+    app.add_exception_handler(Busy, _refuse)
+    registry = CollectorRegistry()
+    seconds = Histogram("expedit_sam_seconds", "Of a request", ["of"], registry=registry)
+    masks_made = Counter("expedit_sam_masks", "Masks given out", registry=registry)
+    for name, read in {
+        "waiting": "waiting",
+        "cache_hits": "hits",
+        "cache_misses": "misses",
+    }.items():
+        gauge = Gauge(f"expedit_sam_{name}", f"{name} of the network", registry=registry)
+        gauge.set_function(partial(getattr, engine, read))
+
+    @app.post("/masks", responses=_REFUSALS)
+    def masks(
+        image: Annotated[UploadFile, File(description="JPEG, PNG, ...")],
+        prompts: Annotated[str | None, Form(description=_PROMPTS_HELP)] = None,
+        format: Annotated[
+            Literal["json", "png"],
+            Form(description="json: COCO RLE; png: a 16-bit map, mask n having the value n"),
+        ] = "json",
+    ) -> Response:
+        """The masks of an image: the best of each prompt, or of everything."""
+        started = time.perf_counter()
+        asked = _parsed(prompts)
+        size, found = engine.masks(image.file.read(), asked)
+        response = _label_map(size, found) if format == "png" else _as_json(engine, size, found)
+        masks_made.inc(len(found))
+        kind = "everything" if asked is None else "prompts"
+        seconds.labels(kind).observe(time.perf_counter() - started)
+        return response
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        """Whether the service is up, and with which network."""
+        task = engine.prompted
+        return {
+            "status": "ok",
+            "model": task.model,
+            "speed": task.speed,
+            "weights": task.weights,
+            "waiting": engine.waiting,
+        }
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(generate_latest(registry), media_type="text/plain")
+
+    @app.get("/", include_in_schema=False)
+    def start() -> HTMLResponse:
+        return HTMLResponse(page(app.openapi()))
+
+    return app
+
+
+def _parsed(text: str | None) -> list[Prompt] | None:
+    """The prompts of a form; None for everything."""
+    if text is None or not text.strip():
+        return None
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError("prompts are no JSON") from None
+    if not isinstance(document, dict):
+        raise InputError('prompts must be an object: write {"points": [[x, y]]} for instance')
+    prompts = prompts_of(document)
+    if not prompts:
+        raise InputError("prompts hold neither boxes nor points: leave them out for everything")
+    if len(prompts) > PROMPTS:
+        raise InputError(f"{len(prompts)} prompts are too many: send at most {PROMPTS} at a time")
+    return prompts
+
+
+def _as_json(engine: Engine, size: tuple[int, int], masks: list[dict[str, Any]]) -> Response:
+    task = engine.prompted
+    return JSONResponse(
+        {
+            "height": size[0],
+            "width": size[1],
+            "model": task.model,
+            "speed": task.speed,
+            "weights": task.weights,
+            "masks": [
+                {
+                    name: value.item() if isinstance(value, np.generic) else value
+                    for name, value in mask.items()
+                }
+                for mask in masks
+            ],
+        }
+    )
+
+
+def _label_map(size: tuple[int, int], masks: list[dict[str, Any]]) -> Response:
+    """Mask n as the value n; smaller masks lie on larger ones."""
+    labels = np.zeros(size, np.uint16)
+    for number in sorted(range(len(masks)), key=lambda n: -masks[n]["area"]):
+        labels[decode_mask(masks[number]["segmentation"])] = number + 1
+    file = io.BytesIO()
+    Image.fromarray(labels).save(file, "PNG")
+    return Response(file.getvalue(), media_type="image/png")
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """One line that says what is wrong with a request."""
+    code, reason = 422, str(error)
+    if isinstance(error, HTTPException):
+        code, reason = error.status_code, str(error.detail)
+    elif isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"
+    elif isinstance(error, Busy):
+        code, reason = 429, "too many requests are waiting: try again in a moment"
+    headers = getattr(error, "headers", None)
+    return JSONResponse({"error": " ".join(reason.split())}, code, headers)
+
+
+class _AtMost:
+    """Refuses bodies of more bytes than a limit before they are read, or as soon as it shows."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.limit:
+                raise HTTPException(413, f"the upload has more than {self.limit / 1e6:g} MB")
+            return message
+
+        await self.app(scope, counted, send)

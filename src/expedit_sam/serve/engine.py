@@ -1,0 +1,196 @@
+"""One network for many clients: what waits is encoded together, and embeddings are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import queue
+import threading
+import warnings
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from expedit_sam.batch.network import Network
+from expedit_sam.batch.prompts import Prompt
+from expedit_sam.batch.stages import Work, masks_of, read_one
+from expedit_sam.batch.task import Task
+from expedit_sam.errors import InputError
+from expedit_sam.everything.recommended import RECOMMENDED
+from expedit_sam.images import decode_image
+from expedit_sam.model.sam import Sam
+from expedit_sam.prompts import check_inside
+
+_TOGETHER = 8  # images encoded at once, where a device gains by it
+
+
+class Busy(Exception):  # noqa: N818  (not our fault)
+    """More requests wait than there is room for."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image as the network knows it."""
+
+    size: tuple[int, int]
+    input_size: tuple[int, int]
+    features: Tensor
+
+
+@dataclass(order=True)
+class _Question:
+    """What waits for the network; prompts first, because they take a moment."""
+
+    urgency: tuple[bool, int]
+    key: str = field(compare=False)
+    work: Work = field(compare=False)
+    task: Task = field(compare=False)
+    encoded: Encoded | None = field(compare=False, default=None)
+    answered: Future[None] = field(compare=False, default_factory=Future)
+
+
+class Engine:
+    """Asks a network on behalf of many threads.
+
+    Arguments:
+        sam: the network.
+        model, speed: what it is called.
+        megapixels: of the largest image.
+        kept: embeddings of that many images, those asked for last.
+        waiting: requests that may wait.
+    """
+
+    def __init__(
+        self, sam: Sam, model: str, speed: str, megapixels: float, kept: int, waiting: int
+    ) -> None:
+        self.prompted = Task.of(sam, model, speed)
+        self.everything = replace(self.prompted, everything=dict(RECOMMENDED[model]))
+        self.hits = self.misses = 0
+        self._network = Network(sam, self.prompted)
+        self._megapixels, self._kept = megapixels, kept
+        self._encoded: OrderedDict[str, Encoded] = OrderedDict()
+        self._lock = threading.Lock()
+        self._questions: queue.PriorityQueue[_Question] = queue.PriorityQueue(waiting)
+        self._number = itertools.count()
+        threading.Thread(target=self._answer_forever, daemon=True).start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the network."""
+        return self._questions.qsize()
+
+    def masks(
+        self, image: bytes, prompts: list[Prompt] | None
+    ) -> tuple[tuple[int, int], list[dict[str, Any]]]:
+        """The (H, W) of an encoded image and its masks: of prompts, or of everything.
+
+        Raises:
+            InputError: it is no image, too large, or a prompt lies outside.
+            Busy: too many are asking.
+        """
+        task = self.everything if prompts is None else self.prompted
+        key = hashlib.sha256(image).hexdigest()
+        known = self._find(key)
+        if known is not None:
+            work = Work(size=known.size, sizes=[known.input_size], prompts=prompts or [])
+        else:
+            work = read_one(
+                {}, self.prompted, lambda _: (_decode(image, self._megapixels), prompts)
+            )
+        if work.error is not None:
+            raise InputError(work.error)
+        _check_inside(work)
+        urgency = (prompts is None, next(self._number))
+        question = _Question(urgency, key, work, task, known)
+        try:
+            self._questions.put_nowait(question)
+        except queue.Full:
+            raise Busy from None
+        question.answered.result()
+        return work.size, masks_of(work, task)
+
+    def _find(self, key: str) -> Encoded | None:
+        with self._lock:
+            found = self._encoded.get(key)
+            if found is not None:
+                self._encoded.move_to_end(key)
+            return found
+
+    def _keep(self, key: str, encoded: Encoded) -> None:
+        with self._lock:
+            self._encoded[key] = encoded
+            self._encoded.move_to_end(key)
+            while len(self._encoded) > self._kept:
+                self._encoded.popitem(last=False)
+
+    def _answer_forever(self) -> None:
+        while True:
+            questions = [self._questions.get()]
+            # Where everything is asked no prompt waits, and none that comes shall wait for two.
+            while questions[0].task is self.prompted and len(questions) < _TOGETHER:
+                try:
+                    questions.append(self._questions.get_nowait())
+                except queue.Empty:
+                    break
+            try:
+                self._encode(questions)
+                for question in questions:
+                    self._answer(question)
+            except Exception as error:  # whoever asked shall hear of it
+                for question in questions:
+                    if not question.answered.done():
+                        question.answered.set_exception(error)
+
+    def _encode(self, questions: list[_Question]) -> None:
+        """Embeddings of all images that have none, each once."""
+        new: dict[str, Work] = {}
+        for question in questions:
+            question.encoded = question.encoded or self._find(question.key)
+            if question.encoded is None:
+                new.setdefault(question.key, question.work)
+        self.misses += len(new)
+        self.hits += len(questions) - len(new)
+        features = self._network.encode(list(new.values()))
+        fresh = {
+            key: Encoded(work.size, work.sizes[0], embedding)
+            for (key, work), embedding in zip(new.items(), features, strict=True)
+        }
+        for key, encoded in fresh.items():
+            self._keep(key, encoded)
+        for question in questions:
+            question.encoded = question.encoded or fresh[question.key]
+
+    def _answer(self, question: _Question) -> None:
+        assert question.encoded is not None
+        features = [question.encoded.features]
+        question.work.answers = self._network.ask(question.work, features, question.task)
+        question.answered.set_result(None)
+
+
+def _check_inside(work: Work) -> None:
+    for prompt in work.prompts:
+        check_inside(np.reshape(prompt["points"], (-1, 2)), work.size, "point")
+        if prompt["box"] is not None:
+            check_inside(np.reshape(prompt["box"], (2, 2)), work.size, "box corner")
+
+
+def _decode(image: bytes, megapixels: float) -> np.ndarray:
+    """The pixels of an encoded image, unless it has too many of them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(image)) as opened:
+                width, height = opened.size
+    except Exception:  # decode_image says what is wrong with it
+        width = height = 0
+    if width * height > megapixels * 1e6:
+        raise InputError(
+            f"the image has {width}x{height} pixels: scale it to at most {megapixels:g} megapixels"
+        )
+    return decode_image(io.BytesIO(image), "the image")

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pytest
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expedit_sam.batch.files import appearing
+from expedit_sam.batch.job import Job, locked
+from expedit_sam.batch.run import blocks, in_this_process, run
+from expedit_sam.batch.schema import ITEMS
+from expedit_sam.batch.sources import list_items
+from expedit_sam.batch.summary import write_summary
+from expedit_sam.batch.task import Task
+from expedit_sam.errors import InputError
+from expedit_sam.model.sam import Sam
+from tests.batch.conftest import TAKE_ALL, rows_of, shards_of
+
+SETTINGS = {"images_per_shard": 2, "speed": "exact"}
+
+
+def job_of(out: Path, pictures: Path, **more: Any) -> Job:
+    return Job.open(out, SETTINGS | more, lambda: list_items(str(pictures)))
+
+
+def items(number: int) -> pa.Table:
+    return pa.Table.from_pylist([{"index": i} for i in range(number)], ITEMS)
+
+
+@settings(deadline=None)
+@given(
+    number=st.integers(1, 200),
+    size=st.integers(1, 40),
+    parts=st.integers(1, 9),
+    done=st.sets(st.integers(0, 200)),
+)
+def test_every_image_is_in_one_block_of_one_share(
+    number: int, size: int, parts: int, done: set[int]
+) -> None:
+    class Begun(Job):
+        def shard(self, chunk: int) -> Any:
+            return Path(__file__ if chunk in done else "/missing")
+
+    job = Begun(Path(), {"images_per_shard": size}, items(number))
+    seen = [
+        index
+        for part in range(1, parts + 1)
+        for block in blocks(job, job.pending((part, parts)))
+        for index in block["index"].to_pylist()
+    ]
+    assert sorted(seen) == [i for i in range(number) if i // size not in done]
+    for block in blocks(job, job.chunks):
+        assert len({index // size for index in block["index"].to_pylist()}) == 1
+
+
+def test_a_job_from_begin_to_end(tmp_path: Path, pictures: Path, few: Sam) -> None:
+    job = job_of(tmp_path / "out", pictures)
+    task = Task.of(few, everything=TAKE_ALL)
+    progress = run(job, in_this_process(few, task))
+    rows = rows_of(tmp_path / "out")
+    assert [row["image"] for row in rows] == [f"{n:03d}.png" for n in range(6)]
+    assert [row["error"] is None for row in rows] == [True, True, False, True, True, True]
+    assert all(row["masks"] for row in rows if row["error"] is None)
+    assert (progress.images, progress.failures) == (6, 1)
+    summary = write_summary(job, progress, 0)
+    assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["segmented"], summary["failed"], summary["pending"]) == (5, 1, 0)
+    assert summary["masks"] == progress.masks == sum(len(row["masks"] or []) for row in rows)
+    assert summary["failures"][0]["image"] == "002.png"
+
+
+def test_shares_make_the_same_files_in_any_order(tmp_path: Path, pictures: Path, few: Sam) -> None:
+    task = Task.of(few, everything=TAKE_ALL)
+    run(job_of(tmp_path / "whole", pictures), in_this_process(few, task))
+    for part in (2, 3, 1):
+        run(job_of(tmp_path / "parts", pictures), in_this_process(few, task), (part, 3))
+        assert len(shards_of(tmp_path / "parts")) == {2: 1, 3: 2, 1: 3}[part]
+    assert shards_of(tmp_path / "whole") == shards_of(tmp_path / "parts")
+
+
+def test_the_list_is_fixed_when_the_job_begins(tmp_path: Path, pictures: Path) -> None:
+    job_of(tmp_path / "out", pictures)
+    (pictures / "000.png").unlink()
+    assert job_of(tmp_path / "out", pictures).items.num_rows == 6
+
+
+def test_only_the_same_question_goes_on(tmp_path: Path, pictures: Path) -> None:
+    job_of(tmp_path, pictures)
+    with pytest.raises(InputError, match="was begun with speed 'exact', not 'fast': choose"):
+        job_of(tmp_path, pictures, speed="fast")
+    (tmp_path / "job.json").write_text("{")
+    with pytest.raises(InputError, match=r"job\.json is no job"):
+        job_of(tmp_path, pictures)
+
+
+def test_shards_of_nobody_are_left_alone(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "000000.parquet").write_bytes(b"precious")
+    with pytest.raises(InputError, match="holds shards but no"):
+        job_of(tmp_path, pictures)
+    assert shards_of(tmp_path) == {"000000.parquet": b"precious"}
+
+
+def test_a_source_that_will_not_do_leaves_no_job(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        job_of(tmp_path / "out", tmp_path / "missing")
+    assert not (tmp_path / "out" / "job.json").exists()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / ".share.lock"),
+        pytest.raises(InputError, match="another batch is at work"),
+        locked(tmp_path, "share"),
+    ):
+        pass
+
+
+def test_a_full_disk_keeps_what_is_done(
+    tmp_path: Path, pictures: Path, few: Sam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task.of(few, everything=TAKE_ALL)
+    run(job_of(tmp_path / "whole", pictures), in_this_process(few, task))
+    job = job_of(tmp_path / "out", pictures)
+    write_table = pa.parquet.write_table
+
+    def full(table: pa.Table, file: BinaryIO, **options: Any) -> None:
+        if job.shard(0).exists():
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_table(table, file, **options)
+
+    monkeypatch.setattr("expedit_sam.batch.job.pq.write_table", full)
+    with pytest.raises(InputError, match=r"000001\.parquet \(No space left on device\): what is"):
+        run(job, in_this_process(few, task))
+    assert [path.name for path in (tmp_path / "out" / "shards").iterdir()] == ["000000.parquet"]
+    monkeypatch.undo()
+    run(job_of(tmp_path / "out", pictures), in_this_process(few, task))
+    assert shards_of(tmp_path / "out") == shards_of(tmp_path / "whole")
+
+
+def test_half_a_file_never_has_its_name(tmp_path: Path) -> None:
+    def break_off() -> None:
+        with appearing(tmp_path / "x") as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,74 @@
+"""A batch that is killed at any moment goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.batch.conftest import rows_of, shards_of, write_pictures
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def command(source: Path, out: Path, *more: str) -> list[str]:
+    values = {
+        "out": str(out),
+        "checkpoint": "random",
+        "points-per-side": "2",
+        "pred-iou-thresh": "-100",
+        "stability-score-thresh": "0",
+        "min-mask-region-area": "0",
+        "images-per-shard": "4",
+        "threads": "1",
+    }
+    program = [sys.executable, "-m", "tests.batch.tiny_program", "batch", str(source)]
+    return [*program, *(f"--{name}={value}" for name, value in values.items()), *more]
+
+
+def finish(source: Path, out: Path, *more: str) -> None:
+    done = subprocess.run(command(source, out, *more), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Nothing but progress, a line a minute.
+    assert [line for line in done.stderr.splitlines() if "images/s" not in line] == []
+
+
+def kill_after(shards: int, source: Path, out: Path, *more: str) -> None:
+    """Kill a batch as soon as so many shards are there, in the middle of the next."""
+    process = subprocess.Popen(command(source, out, *more), cwd=ROOT)
+    while len(list(out.glob("shards/*.parquet"))) < shards and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_twice_and_resumed(tmp_path: Path) -> None:
+    source = write_pictures(tmp_path / "pictures", 24)
+    (source / "010.png").write_bytes(b"no picture")
+    finish(source, tmp_path / "whole", "--workers", "0")
+    out = tmp_path / "out"
+    kill_after(1, source, out, "--workers", "0")
+    assert 1 <= len(shards_of(out)) < 6
+    (out / "shards" / ".000003.parquet.part").write_bytes(b"as a power cut might leave it")
+    kill_after(3, source, out, "--workers", "0")
+    finish(source, out, "--workers", "0")
+    assert shards_of(out) == shards_of(tmp_path / "whole")
+    rows = rows_of(out)
+    assert [row["index"] for row in rows] == list(range(24))
+    assert [row["image"] for row in rows if row["error"]] == ["010.png"]
+
+
+@pytest.mark.slow
+def test_on_ray_as_in_one_process(tmp_path: Path) -> None:
+    """Two workers, the driver killed in between: the same bytes, and not a word."""
+    pytest.importorskip("ray")
+    source = write_pictures(tmp_path / "pictures", 24)
+    (source / "010.png").write_bytes(b"no picture")
+    finish(source, tmp_path / "whole", "--workers", "0")
+    kill_after(1, source, tmp_path / "out", "--workers", "2")
+    finish(source, tmp_path / "out", "--workers", "2")
+    assert shards_of(tmp_path / "out") == shards_of(tmp_path / "whole")

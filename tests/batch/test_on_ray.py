@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from expedit_sam.batch import Task, segment
+from expedit_sam.errors import InputError
+from expedit_sam.model.sam import Sam
+from tests.batch.conftest import picture
+from tests.batch.test_stages import through
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[None]:
+    from expedit_sam.batch.on_ray import cluster
+
+    with cluster():
+        yield
+
+
+def test_segment_composes_with_a_dataset(local: None, tiny_sam: Sam) -> None:
+    import ray.data
+
+    rows = [{"n": n, "points": [[5.0, 6.0]], "image": picture(n)} for n in range(3)]
+    task = Task.of(tiny_sam)
+    dataset = segment(ray.data.from_items(rows), tiny_sam, task, threads=1)
+    found = sorted(
+        dataset.map(lambda row: {"n": row["n"], "area": row["masks"][0]["area"]}).take_all(),
+        key=lambda row: row["n"],
+    )
+    expected = through(tiny_sam, task, [{"n": n, "points": [[5.0, 6.0]]} for n in range(3)])
+    assert found == [{"n": row["n"], "area": row["masks"][0]["area"]} for row in expected]
+
+
+def test_a_dataset_without_images(local: None, tiny_sam: Sam) -> None:
+    import ray.data
+
+    with pytest.raises(InputError, match="no column of images among id"):
+        segment(ray.data.range(3), tiny_sam, Task.of(tiny_sam))

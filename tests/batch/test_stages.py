@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pycocotools import mask as coco
+
+from expedit_sam.batch.loading import load_row
+from expedit_sam.batch.network import Network
+from expedit_sam.batch.schema import RESULT
+from expedit_sam.batch.stages import make_masks, read
+from expedit_sam.batch.task import Task
+from expedit_sam.everything import SamAutomaticMaskGenerator
+from expedit_sam.everything.recommended import RECOMMENDED
+from expedit_sam.model.sam import Sam
+from expedit_sam.predictor import SamPredictor
+from tests.batch.conftest import TAKE_ALL, picture
+
+
+def through(sam: Sam, task: Task, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows after all three stages; their ``n`` is the number of their picture."""
+
+    def load(row: dict[str, Any]) -> Any:
+        return load_row(row | {"image": picture(row["n"])}, "image")
+
+    table = pa.Table.from_pylist(rows)
+    table = read(table, task, load, ("points", "boxes", "labels"))
+    results = make_masks(Network(sam, task)(table), task)
+    assert results.schema.names == ["n", *(field.name for field in RESULT)]
+    return results.to_pylist()
+
+
+@pytest.mark.parametrize("more", [{}, {"crop_n_layers": 1}, {"min_mask_region_area": 30}])
+def test_everything_is_what_the_generator_finds(tiny_sam: Sam, more: dict) -> None:
+    settings = TAKE_ALL | more
+    task = Task.of(tiny_sam, everything=settings, points_per_batch=3)
+    results = through(tiny_sam, task, [{"n": 1}, {"n": 2}])
+    generator = SamAutomaticMaskGenerator(
+        tiny_sam, points_per_batch=3, output_mode="coco_rle", **RECOMMENDED["vit_s"] | settings
+    )
+    for result in results:
+        expected = generator.generate(picture(result["n"]))
+        assert len(expected) > 0
+        assert [m["segmentation"] for m in result["masks"]] == [
+            record["segmentation"] for record in expected
+        ]
+        assert [m["predicted_iou"] for m in result["masks"]] == [
+            record["predicted_iou"] for record in expected
+        ]
+        assert [m["prompt"]["points"] for m in result["masks"]] == [
+            record["point_coords"] for record in expected
+        ]
+        assert (result["height"], result["width"]) == picture(result["n"]).shape[:2]
+
+
+def test_prompts_give_what_the_predictor_predicts(tiny_sam: Sam) -> None:
+    task = Task.of(tiny_sam, speed="exact", points_per_batch=2)
+    points = [[5.0, 6.0], [30.0, 20.0], [50.0, 9.0]]
+    boxes = [[2.0, 3.0, 40.0, 30.0]]
+    rows = [
+        {"n": 3, "points": points, "labels": None, "boxes": boxes},
+        {"n": 4, "points": points, "labels": [1, 1, 0], "boxes": None},
+    ]
+    separate, together = through(tiny_sam, task, rows)
+    predictor = SamPredictor(tiny_sam)
+
+    def agrees(mask: dict, *prompt: Any, multimask: bool) -> None:
+        masks, scores, _ = predictor.predict(*prompt, multimask_output=multimask)
+        best = scores.argmax()
+        np.testing.assert_allclose(mask["predicted_iou"], scores[best], rtol=1e-5, atol=1e-6)
+        found = coco.decode(mask["segmentation"]).astype(bool)
+        assert (found == masks[best]).mean() > 0.999
+        assert mask["area"] == found.sum()
+
+    predictor.set_image(picture(3))
+    agrees(separate["masks"][0], None, None, np.array(boxes[0]), multimask=False)
+    for point, mask in zip(points, separate["masks"][1:], strict=True):
+        agrees(mask, np.array([point]), np.array([1]), multimask=True)
+    predictor.set_image(picture(4))
+    agrees(together["masks"][0], np.array(points), np.array([1, 1, 0]), multimask=False)
+    assert separate["weights"] == together["weights"] == task.weights
+
+
+def test_a_bad_row_says_so_and_the_others_stay(tiny_sam: Sam) -> None:
+    task = Task.of(tiny_sam)
+    good, bad = through(
+        tiny_sam, task, [{"n": 1, "points": [[1.0, 2.0]]}, {"n": 1, "points": [[1.0]]}]
+    )
+    assert good["error"] is None
+    assert len(good["masks"]) == 1
+    assert bad["masks"] is None
+    assert "points" in bad["error"]
+
+
+def test_no_prompts_no_masks(tiny_sam: Sam) -> None:
+    (result,) = through(tiny_sam, Task.of(tiny_sam), [{"n": 1, "boxes": None}])
+    assert result["masks"] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (b"no image", "is no image that can be read"),
+        ({"path": "x"}, "image is a NoneType"),
+        (np.zeros((4, 4), np.uint8), r"image has shape \(4, 4\)"),
+        ("/missing.png", "/missing.png does not exist"),
+    ],
+)
+def test_rows_without_an_image(value: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        load_row({"image": value}, "image")

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_a_port_that_is_taken(run: Callable, only_error: Callable) -> None:
+    pytest.importorskip("fastapi")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = only_error(run("serve", "--port", port))
+    assert line == (
+        f"error: cannot listen on 127.0.0.1, port {port}: choose others with --host and --port"
+    )
+
+
+def test_without_the_extra(
+    run: Callable, only_error: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = only_error(run("serve"))
+    assert line == "error: the service needs fastapi: pip install 'expedit-sam[serve]'"
+
+
+def test_the_service_itself(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    program = [sys.executable, "-m", "tests.batch.tiny_program", "serve", "--port", "0"]
+    process = subprocess.Popen(
+        [*program, "--checkpoint", "random"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = process.stdout.readline().split()[-1]
+        assert address.startswith("http://127.0.0.1:")
+        assert requests.get(address + "health", timeout=120).json()["model"] == "vit_s"
+    finally:
+        process.terminate()
+        process.wait()
+    assert process.stderr.read() == ""

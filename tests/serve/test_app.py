@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from expedit_sam.model.sam import Sam
+from expedit_sam.predictor import SamPredictor
+
+pytest.importorskip("fastapi")
+from fastapi.testclient import TestClient
+
+from expedit_sam.serve.app import build_app
+from expedit_sam.serve.engine import Engine
+
+
+@pytest.fixture
+def engine(tiny_sam: Sam) -> Engine:
+    return Engine(tiny_sam, "vit_s", "exact", megapixels=0.1, kept=2, waiting=8)
+
+
+@pytest.fixture
+def client(engine: Engine) -> Iterator[TestClient]:
+    with TestClient(build_app(engine, megabytes=0.2)) as client:
+        yield client
+
+
+@pytest.fixture
+def png(photo: np.ndarray) -> bytes:
+    return encoded(photo)
+
+
+def encoded(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def ask(client: TestClient, image: bytes, prompts: object = None, **fields: str) -> object:
+    if prompts is not None:
+        fields["prompts"] = prompts if isinstance(prompts, str) else json.dumps(prompts)
+    return client.post("/masks", files={"image": image}, data=fields)
+
+
+def test_prompts(client: TestClient, png: bytes, photo: np.ndarray, tiny_sam: Sam) -> None:
+    response = ask(client, png, {"points": [[60, 70]], "boxes": [[10, 20, 100, 90]]})
+    assert response.status_code == 200
+    document = response.json()
+    assert (document["height"], document["width"]) == photo.shape[:2]
+    predictor = SamPredictor(tiny_sam)
+    predictor.set_image(photo)
+    box, point = document["masks"]
+    for mask, (masks, scores, _) in [
+        (box, predictor.predict(box=np.array([10, 20, 100, 90]), multimask_output=False)),
+        (point, predictor.predict(np.array([[60, 70]]), np.array([1]))),
+    ]:
+        found = coco.decode(mask["segmentation"]).astype(bool)
+        assert (found == masks[scores.argmax()]).mean() > 0.999
+        assert mask["predicted_iou"] == pytest.approx(scores.max(), abs=1e-5)
+
+
+def test_label_map(client: TestClient, png: bytes) -> None:
+    prompts = {"points": [[60, 70], [10, 10]]}
+    document = ask(client, png, prompts).json()
+    response = ask(client, png, prompts, format="png")
+    assert response.headers["content-type"] == "image/png"
+    labels = np.asarray(Image.open(io.BytesIO(response.content)))
+    assert labels.shape == (document["height"], document["width"])
+    masks = [coco.decode(mask["segmentation"]).astype(bool) for mask in document["masks"]]
+    np.testing.assert_array_equal(labels > 0, np.any(masks, axis=0))
+
+
+def test_everything(client: TestClient, png: bytes) -> None:
+    response = ask(client, png)
+    assert response.status_code == 200
+    assert isinstance(response.json()["masks"], list)
+
+
+def test_an_image_is_encoded_once(client: TestClient, engine: Engine, photo: np.ndarray) -> None:
+    pictures = [encoded(np.roll(photo, shift)) for shift in range(3)]
+    first = [ask(client, picture, {"points": [[9, 9]]}).json() for picture in pictures]
+    assert (engine.hits, engine.misses) == (0, 3)
+    assert ask(client, pictures[2], {"points": [[9, 9]]}).json() == first[2]
+    assert (engine.hits, engine.misses) == (1, 3)
+    assert ask(client, pictures[0], {"points": [[9, 9]]}).json() == first[0]  # was forgotten
+    assert (engine.hits, engine.misses) == (1, 4)
+
+
+def test_many_at_a_time(client: TestClient, engine: Engine, photo: np.ndarray) -> None:
+    pictures = [encoded(np.roll(photo, shift)) for shift in range(4)]
+    alone = [ask(client, picture, {"points": [[9, 9]]}).json() for picture in pictures]
+    with ThreadPoolExecutor(8) as clients:
+        together = list(
+            clients.map(lambda n: ask(client, pictures[n % 4], {"points": [[9, 9]]}), range(24))
+        )
+    assert {response.status_code for response in together} == {200}
+    assert [response.json() for response in together] == alone * 6
+
+
+@pytest.mark.parametrize(
+    ("prompts", "says"),
+    [
+        ("{", "prompts are no JSON"),
+        ("[" * 100_000, "prompts are no JSON"),
+        ("[]", "prompts must be an object"),
+        ({}, "prompts hold neither boxes nor points"),
+        ({"points": [[1]]}, "[x, y]"),
+        ({"points": [[900, 1]]}, "point 900,1 lies outside the image of 221x150 pixels"),
+        ({"boxes": [[1, 1, 900, 9]]}, "box corner 900,9 lies outside"),
+        ('{"points": [[NaN, 1]]}', "nowhere near an image"),
+        ({"points": [[1, 1]] * 300}, "300 prompts are too many: send at most 256"),
+    ],
+)
+def test_bad_prompts(client: TestClient, png: bytes, prompts: object, says: str) -> None:
+    refused(ask(client, png, prompts), 422, says)
+
+
+def refused(response: object, code: int, says: str) -> None:
+    assert response.status_code == code
+    assert list(response.json()) == ["error"]
+    assert says in response.json()["error"]
+    assert "\n" not in response.json()["error"]
+
+
+def test_bad_images(client: TestClient, png: bytes) -> None:
+    point = {"points": [[1, 1]]}
+    refused(ask(client, b"no image", point), 422, "the image is no image that can be read")
+    refused(ask(client, b"", point), 422, "it is empty")
+    refused(ask(client, png[:2000], point), 422, "the image is damaged")
+    large = encoded(np.zeros((500, 500, 3), np.uint8))
+    refused(ask(client, large, point), 422, "has 500x500 pixels: scale it to at most 0.1 mega")
+    refused(ask(client, b"x" * 300_000, point), 413, "the upload has more than 0.2 MB")
+    refused(client.post("/masks"), 422, "image: Field required")
+    refused(client.post("/masks", data={"image": "text"}), 422, "image: ")
+    refused(ask(client, png, point, format="gif"), 422, "format: ")
+    refused(client.get("/nowhere"), 404, "Not Found")
+    refused(client.get("/masks"), 405, "Method Not Allowed")
+    broken = {"content-type": "multipart/form-data; boundary=x"}
+    refused(client.post("/masks", content=b"--x\r\nbad", headers=broken), 422, "image: ")
+
+
+def test_a_full_queue(client: TestClient, engine: Engine, png: bytes) -> None:
+    engine._questions.maxsize = -1  # unlimited would be 0
+    engine._questions.full = lambda: True  # type: ignore[method-assign]
+    engine._questions.put_nowait = _full  # type: ignore[method-assign]
+    refused(ask(client, png, {"points": [[1, 1]]}), 429, "too many requests are waiting")
+
+
+def _full(*_: object) -> None:
+    import queue
+
+    raise queue.Full
+
+
+def test_health_metrics_and_page(client: TestClient, png: bytes) -> None:
+    ask(client, png, {"points": [[1, 1]]})
+    assert client.get("/health").json()["status"] == "ok"
+    figures = client.get("/metrics").text
+    assert "expedit_sam_masks_total 1.0" in figures
+    assert "expedit_sam_cache_misses 1.0" in figures
+    assert 'expedit_sam_seconds_count{of="prompts"} 1.0' in figures
+    page = client.get("/").text
+    assert "POST /masks" in page
+    assert "Each box is a prompt" in page
+    assert "http" not in page.replace("http-equiv", "")  # nothing from elsewhere
+
+
+@pytest.mark.slow
+def test_whatever_is_sent_is_no_fault_of_ours(engine: Engine) -> None:
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, given, settings
+
+    schema = schemathesis.openapi.from_asgi("/openapi.json", build_app(engine, megabytes=0.2))
+
+    @given(case=schema["/masks"]["POST"].as_strategy())
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    def fuzz(case: object) -> None:
+        response = case.call()
+        assert response.status_code < 500
+        assert "Traceback" not in response.text
+
+    fuzz()
