@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class ImageProgress:
-    """A bar over images and one over the points of the current image, on standard error.
 
-    Where that is no terminal there are no bars, only what ``tell`` says.
-    """
+class _Bars:
+    """Bars on standard error; none where that is no terminal."""
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, *columns: ProgressColumn) -> None:
         console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-        name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
-        self._bars = Progress(
-            name,
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._images = self._bars.add_task("images", total=images, visible=images > 1)
-        self._points = self._bars.add_task("", total=None)
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
 
-    def __enter__(self) -> ImageProgress:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
@@ -48,6 +40,19 @@ class ImageProgress:
         trace: TracebackType | None,
     ) -> None:
         self._bars.stop()
+
+
+class ImageProgress(_Bars):
+    """A bar over images and one over the points of the current image, on standard error.
+
+    Where that is no terminal there are no bars, only what ``tell`` says.
+    """
+
+    def __init__(self, images: int) -> None:
+        name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+        super().__init__(name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._images = self._bars.add_task("images", total=images, visible=images > 1)
+        self._points = self._bars.add_task("", total=None)
 
     def begin(self, image: str) -> None:
         """The next image begins."""
@@ -63,45 +68,32 @@ class ImageProgress:
         self._bars.advance(self._images)
 
 
-class BatchProgress:
+class BatchProgress(_Bars):
     """A bar over the images of a batch, with rate and remaining time, on standard error.
 
     Where that is no terminal, a line a minute.
     """
 
     def __init__(self) -> None:
-        console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-        self._bar = Progress(
+        super().__init__(
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]} images/s, {task.fields[failed]} failed, left:"),
             TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None, rate="0.0", failed=0)
+        self._task = self._bars.add_task("", total=None, rate="0.0", failed=0)
         self._told = time.monotonic()
-
-    def __enter__(self) -> BatchProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def update(self, done: int, total: int, failed: int, seconds: float) -> None:
         """So many images of those that this run has to do are done, in so many seconds."""
         rate = done / max(seconds, 1e-9)
-        self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.2f}", failed=failed)
-        if self._bar.disable and time.monotonic() - self._told > 60:
+        self._bars.update(
+            self._task, completed=done, total=total, rate=f"{rate:.2f}", failed=failed
+        )
+        if self._bars.disable and time.monotonic() - self._told > 60:
             self._told = time.monotonic()
             minutes = (total - done) / rate / 60 if rate else float("inf")
-            self._bar.console.print(
+            self._bars.console.print(
                 f"{done} of {total} images, {rate:.2f} images/s, {failed} failed, "
                 f"left: {minutes:.0f} min"
             )
