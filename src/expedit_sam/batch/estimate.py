@@ -9,10 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from expedit_sam.batch.loading import ITEM_COLUMNS, load_item
-from expedit_sam.batch.network import Network
+from expedit_sam.batch.run import in_this_process
 from expedit_sam.batch.schema import SHARD
-from expedit_sam.batch.stages import make_masks, read
 from expedit_sam.batch.task import Task
 from expedit_sam.model.sam import Sam
 
@@ -45,14 +43,10 @@ def estimate(items: pa.Table, sam: Sam, task: Task, threads: int | None = None) 
     """
     total = items.num_rows
     chosen = np.linspace(0, total - 1, min(MEASURED, total)).astype(int)
-    network = Network(sam, task, threads)
-
-    def segment(rows: pa.Table) -> pa.Table:
-        return make_masks(network(read(rows, task, load_item, ITEM_COLUMNS)), task)
-
-    segment(items.take(chosen[:1]))
+    pipeline = in_this_process(sam, task, threads)
+    next(pipeline([items.take(chosen[:1])]))
     started = time.perf_counter()
-    results = segment(items.take(chosen))
+    results = next(pipeline([items.take(chosen)]))
     seconds = (time.perf_counter() - started) / len(chosen)
     sink = pa.BufferOutputStream()
     pq.write_table(results.select(SHARD.names).cast(SHARD), sink, compression="zstd")

@@ -186,9 +186,8 @@ def encode(
     tokens = first_tokens(encoder, pixels, location, run)
     if hourglass is not None and location < depth:
         window = clustering_window(encoder.blocks)
-        # Which token belongs where is decided in float32, whatever the blocks work in.
-        contraction = contract(tokens.float(), hourglass, window)
-        clusters, log_sizes = contraction.clusters.to(tokens.dtype), contraction.log_sizes
+        contraction = contract(tokens, hourglass, window)
+        clusters, log_sizes = contraction.clusters, contraction.log_sizes
         smaller_window = hourglass.cluster_side(window)
         for block in encoder.blocks[location:]:
             side = smaller_window if block.window_size > 0 else 0
