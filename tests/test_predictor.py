@@ -184,3 +184,26 @@ def test_prompts_outside_the_image_are_warned_of(predictor: SamPredictor) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         predictor.predict(np.array([[221, 150]]), LABEL)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_many_images_are_as_each_alone(tiny_sam, photo, monkeypatch, at_once) -> None:
+    monkeypatch.setattr(SamPredictor, "images_at_once", at_once)
+    images = [photo, photo[:90], photo[:, :70]]
+    point, label = np.array([[30, 40]]), np.array([1])
+    many, one = SamPredictor(tiny_sam), SamPredictor(tiny_sam)
+    for image, expected in zip(many.set_images(iter(images)), images, strict=True):
+        assert image is expected
+        one.set_image(image)
+        masks, scores, logits = many.predict(point, label)
+        own_masks, own_scores, own_logits = one.predict(point, label)
+        assert masks.shape == own_masks.shape == (3, *image.shape[:2])
+        np.testing.assert_allclose(scores, own_scores, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(logits, own_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bad_image_among_many_is_named_when_its_turn_comes(tiny_sam, photo) -> None:
+    images = SamPredictor(tiny_sam).set_images([photo, photo[..., 0]])
+    assert next(images) is photo
+    with pytest.raises(InputError, match="it must be HxWx3"):
+        next(images)

@@ -103,7 +103,7 @@ def to_pixels(cells: np.ndarray, corner: tuple[int, int]) -> Tensor:
 
 def first_clicks(regions: data.Regions, random: np.random.Generator) -> Clicks:
     places = [
-        data.most_interior_click(mask) if random.random() < 0.3 else data.random_click(mask, random)
+        data.most_interior_click(mask) if random.random() < 0.5 else data.random_click(mask, random)
         for mask in regions.cells
     ]
     return Clicks(np.array(places)[:, None], np.ones((len(places), 1), int))
@@ -232,7 +232,10 @@ def parameter_groups(sam: Sam, options: argparse.Namespace) -> list[dict]:
     slow[encoder.pos_embed] = options.encoder_rate * 0.85 ** len(encoder.blocks)
     groups: dict[float, list] = {}
     for parameter in sam.parameters():
-        groups.setdefault(slow.get(parameter, 1.0), []).append(parameter)
+        factor = slow.get(parameter, 1.0)
+        parameter.requires_grad_(factor > 0)
+        if factor > 0:
+            groups.setdefault(factor, []).append(parameter)
     return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
 
@@ -386,7 +389,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=10, help="regions an image")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument(
-        "--encoder-rate", type=float, default=0.04, help="of its last block, over the others'"
+        "--encoder-rate",
+        type=float,
+        default=0.04,
+        help="learning rate of its last block over the others'; 0 trains neck and decoder alone",
     )
     parser.add_argument("--minutes", type=float, default=60, help="budget, and the cosine's length")
     parser.add_argument("--report-minutes", type=float, default=6)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from expedit_sam.errors import InputError
+from expedit_sam.read_ahead import read_ahead
 from expedit_sam.transforms import ResizeLongestSide
 
 
@@ -49,13 +52,62 @@ class BasePredictor(ABC):
         Raises:
             InputError: the array is no such image, or the format is unknown.
         """
-        check_image(image)
-        if image_format not in ("RGB", "BGR"):
-            raise InputError(f"image_format is {image_format!r}; it must be 'RGB' or 'BGR'")
-        if image_format != self.network_format:
-            image = image[..., ::-1]
-        resized = self.transform.apply_image(np.ascontiguousarray(image))
-        self._encode(resized, (image.shape[0], image.shape[1]))
+        resized = self._scale(image, image_format)
+        (features,) = self.encode_scaled([resized])
+        self.set_features(features, resized.shape[:2], image.shape[:2])
+
+    def set_images(
+        self, images: Iterable[np.ndarray], image_format: str = "RGB"
+    ) -> Iterator[np.ndarray]:
+        """Encode many images; each is set for ``predict`` while it is this loop's.
+
+        Images to come are fetched and scaled by a thread while the network works, and encoded
+        several at once where that is faster (``images_at_once``)::
+
+            for image in predictor.set_images(map(read_image, files)):
+                masks, scores, low_res_logits = predictor.predict(...)
+
+        Arguments:
+            images: each HxWx3 uint8, 0 to 255; of any sizes.
+            image_format: order of their channels, "RGB" or "BGR".
+
+        Yields:
+            the images, in their order.
+
+        Raises:
+            InputError: an array is no such image, or the format is unknown.
+        """
+        size = self.images_at_once
+        scaled = read_ahead(((image, self._scale(image, image_format)) for image in images), size)
+        while group := list(itertools.islice(scaled, size)):
+            features = self.encode_scaled([resized for _, resized in group])
+            for (image, resized), own in zip(group, features, strict=True):
+                self.set_features(own, resized.shape[:2], image.shape[:2])
+                yield image
+
+    @property
+    def images_at_once(self) -> int:
+        """How many images are best encoded together."""
+        return 1
+
+    @abstractmethod
+    def encode_scaled(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
+        """The 1xCxhxw embeddings of HxWx3 uint8 images that are scaled for the network."""
+
+    def set_features(
+        self, features: Any, input_size: tuple[int, ...], original_size: tuple[int, ...]
+    ) -> None:
+        """Take an embedding for ``predict``.
+
+        Arguments:
+            features: 1xCxhxw.
+            input_size: (H, W) of the image as the network saw it, before padding.
+            original_size: (H, W) of the image.
+        """
+        self.features = features
+        self.input_size = (input_size[0], input_size[1])
+        self.original_size = (original_size[0], original_size[1])
+        self.is_image_set = True
 
     def predict(
         self,
@@ -120,10 +172,6 @@ class BasePredictor(ABC):
         """
 
     @abstractmethod
-    def _encode(self, resized: np.ndarray, original_size: tuple[int, int]) -> None:
-        """Encode an HxWx3 uint8 image that is scaled for the network; sets the attributes."""
-
-    @abstractmethod
     def _predict(
         self,
         point_coords: np.ndarray | None,
@@ -134,6 +182,15 @@ class BasePredictor(ABC):
         return_logits: bool,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``predict`` with 1xNx2 points, 1xN labels, 1x4 box and 1x1x4hx4w mask for the network."""
+
+    def _scale(self, image: np.ndarray, image_format: str) -> np.ndarray:
+        """An image as the network takes it, but for the padding."""
+        check_image(image)
+        if image_format not in ("RGB", "BGR"):
+            raise InputError(f"image_format is {image_format!r}; it must be 'RGB' or 'BGR'")
+        if image_format != self.network_format:
+            image = image[..., ::-1]
+        return self.transform.apply_image(np.ascontiguousarray(image))
 
     def _require_image(self) -> None:
         if not self.is_image_set:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 from expedit_sam.base_predictor import BasePredictor
 from expedit_sam.errors import InputError
 from expedit_sam.model.sam import Sam
+
+_IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
 
 
 class SamPredictor(BasePredictor):
@@ -54,12 +57,8 @@ class SamPredictor(BasePredictor):
             raise InputError(
                 f"set_torch_image got shape {shape}; it must be 1x3xHxW with longest side {side}"
             )
-        self.reset_image()
-        pixels = self.model.preprocess(transformed_image)
-        self.features = self.model.image_encoder(pixels)
-        self.original_size = (int(original_image_size[0]), int(original_image_size[1]))
-        self.input_size = (shape[2], shape[3])
-        self.is_image_set = True
+        features = self.model.image_encoder(self.model.preprocess(transformed_image))
+        self.set_features(features, shape[2:], tuple(map(int, original_image_size)))
 
     @torch.no_grad()
     def predict_torch(
@@ -129,9 +128,15 @@ class SamPredictor(BasePredictor):
         )
         return logits.cpu().numpy(), iou.cpu().numpy(), numbers.cpu().numpy()
 
-    def _encode(self, resized: np.ndarray, original_size: tuple[int, int]) -> None:
-        pixels = torch.as_tensor(resized, device=self.device).permute(2, 0, 1)[None]
-        self.set_torch_image(pixels, original_size)
+    @property
+    def images_at_once(self) -> int:
+        return 1 if self.device.type == "cpu" else _IMAGES_AT_ONCE
+
+    @torch.no_grad()
+    def encode_scaled(self, images: Sequence[np.ndarray]) -> Sequence[Tensor]:
+        pixels = [torch.as_tensor(image, device=self.device).permute(2, 0, 1) for image in images]
+        padded = torch.stack([self.model.preprocess(image) for image in pixels])
+        return self.model.image_encoder(padded).split(1)
 
     def _predict(self, *prompt: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         on_device: list[Any] = [

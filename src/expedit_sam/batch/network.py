@@ -19,19 +19,6 @@ from expedit_sam.batch.task import Task
 from expedit_sam.model.sam import Sam
 from expedit_sam.predictor import SamPredictor
 
-_IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
-
-
-class EncodedPredictor(SamPredictor):
-    """A predictor whose image may come as the embedding that it has already."""
-
-    def set_features(
-        self, features: Tensor, input_size: tuple[int, int], original_size: tuple[int, int]
-    ) -> None:
-        """Take a 1xCxhxw embedding of an image of ``original_size``, encoded at ``input_size``."""
-        self.features, self.input_size, self.original_size = features, input_size, original_size
-        self.is_image_set = True
-
 
 def ask_prompts(predictor: SamPredictor, prompts: Sequence[Prompt], at_once: int) -> Answer:
     """The best mask of each prompt on the image that is set.
@@ -91,7 +78,7 @@ class Network:
     def __init__(self, sam: Sam, task: Task, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self.predictor = EncodedPredictor(sam)
+        self.predictor = SamPredictor(sam)
         self.task = task
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -109,19 +96,13 @@ class Network:
             work.seconds["network"] = seconds
         return with_works(table, works)
 
-    @torch.no_grad()
     def encode(self, works: Sequence[Work]) -> list[Tensor]:
         """The 1xCxhxw embeddings of all crops of all images, one after the other."""
-        sam = self.predictor.model
-        at_once = 1 if sam.device.type == "cpu" else _IMAGES_AT_ONCE
         crops = [crop for work in works for crop in work.crops]
+        at_once = self.predictor.images_at_once
         features: list[Tensor] = []
         for first in range(0, len(crops), at_once):
-            pixels = [
-                sam.preprocess(torch.as_tensor(crop, device=sam.device).permute(2, 0, 1))
-                for crop in crops[first : first + at_once]
-            ]
-            features += sam.image_encoder(torch.stack(pixels)).split(1)
+            features += self.predictor.encode_scaled(crops[first : first + at_once])
         return features
 
     def ask(self, work: Work, features: Sequence[Tensor], task: Task) -> list[Answer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import warnings
@@ -25,6 +26,9 @@ from expedit_sam.model.sam import Sam
 
 if TYPE_CHECKING:
     import ray.data
+
+# Ray keeps a record of every block of a dataset: rounds keep a million images from piling up.
+_BLOCKS_PER_ROUND = 1000
 
 
 @contextmanager
@@ -122,12 +126,13 @@ def on_ray(sam: Sam, task: Task, shape: Shape) -> Pipeline:
     import ray
 
     def pipeline(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        tables = list(blocks)
-        if not tables:
-            return
-        dataset = ray.data.from_arrow(tables)
-        results = _stages(dataset, sam, task, load_item, ITEM_COLUMNS, shape)
-        yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        blocks = iter(blocks)
+        while tables := list(itertools.islice(blocks, _BLOCKS_PER_ROUND)):
+            dataset = ray.data.from_arrow(tables)
+            results = _stages(dataset, sam, task, load_item, ITEM_COLUMNS, shape)
+            yield from results.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            )
 
     return pipeline
 

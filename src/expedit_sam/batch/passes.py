@@ -7,6 +7,7 @@ The generator does not know, so that batches find what ``SamAutomaticMaskGenerat
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,9 @@ class Scaler(BasePredictor):
     def ask_each(self, points: np.ndarray, least_iou: float) -> Answer:
         return _NOTHING
 
-    def _encode(self, resized: np.ndarray, original_size: tuple[int, int]) -> None:
-        self.crops.append(resized)
-        self.original_size = original_size
-        self.input_size = (resized.shape[0], resized.shape[1])
-        self.is_image_set = True
+    def encode_scaled(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
+        self.crops += images
+        return [None] * len(images)
 
     def _predict(self, *prompt: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise NotImplementedError
@@ -67,13 +66,16 @@ class Asker(Scaler):
     def __init__(self, predictor: Any, encoded: list[tuple[Any, tuple[int, int]]]) -> None:
         super().__init__(predictor.transform.target_length)
         self.predictor = predictor
-        self.encoded = iter(encoded)
+        self.encoded = encoded
         self.answers: list[Answer] = []
 
-    def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
-        features, input_size = next(self.encoded)
-        self.predictor.set_features(features, input_size, image.shape[:2])
-        self.input_size = input_size
+    def set_images(
+        self, images: Iterable[np.ndarray], image_format: str = "RGB"
+    ) -> Iterator[np.ndarray]:
+        for image, (features, input_size) in zip(images, self.encoded, strict=True):
+            for predictor in (self, self.predictor):
+                predictor.set_features(features, input_size, image.shape[:2])
+            yield image
 
     def ask_each(self, points: np.ndarray, least_iou: float) -> Answer:
         self.answers.append(self.predictor.ask_each(points, least_iou))
@@ -88,11 +90,15 @@ class Repeater(Scaler):
     ) -> None:
         super().__init__(side)
         self.mask_threshold = threshold
-        self.sizes = iter(sizes)
+        self.sizes = sizes
         self.answers = iter(answers)
 
-    def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
-        self.input_size = next(self.sizes)
+    def set_images(
+        self, images: Iterable[np.ndarray], image_format: str = "RGB"
+    ) -> Iterator[np.ndarray]:
+        for image, input_size in zip(images, self.sizes, strict=True):
+            self.set_features(None, input_size, image.shape[:2])
+            yield image
 
     def ask_each(self, points: np.ndarray, least_iou: float) -> Answer:
         return next(self.answers)

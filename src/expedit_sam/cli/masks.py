@@ -24,6 +24,8 @@ from expedit_sam.cli.network import (
 from expedit_sam.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from expedit_sam.everything import SamAutomaticMaskGenerator
     from expedit_sam.model.sam import Sam
 
@@ -126,18 +128,17 @@ def _segment(
     """Segment each image and write its masks; returns what is wrong with unreadable ones."""
     from expedit_sam.cli.progress import ImageProgress
     from expedit_sam.draw import overlay
-    from expedit_sam.images import read_image
+    from expedit_sam.read_ahead import read_ahead
     from expedit_sam.results import result_names, write_results
 
     faults: list[InputError] = []
     count, started = 0, time.perf_counter()
+    images = read_ahead(map(_read, files), 1)
     with ImageProgress(len(files)) as progress:
-        for file, name in zip(files, result_names(files), strict=True):
+        for file, name, image in zip(files, result_names(files), images, strict=True):
             progress.begin(file.name)
-            try:
-                image = read_image(file)
-            except InputError as fault:
-                faults.append(fault)
+            if isinstance(image, InputError):
+                faults.append(image)
                 progress.end(f"{file}: skipped")
                 continue
             records = generator.generate(image, progress.points)
@@ -149,3 +150,13 @@ def _segment(
     done = f"{len(files) - len(faults)} of {len(files)}"
     typer.echo(f"masks: {count}; images: {done}; time: {seconds:.1f} s; folder: {out}")
     return faults
+
+
+def _read(file: Path) -> np.ndarray | InputError:
+    """The image of a file, or what is wrong with it."""
+    from expedit_sam.images import read_image
+
+    try:
+        return read_image(file)
+    except InputError as fault:
+        return fault

@@ -164,9 +164,9 @@ class _TimedPredictor(SamPredictor):
         super().__init__(sam_model)
         self.seconds = {"encode": 0.0, "decode": 0.0}
 
-    def set_image(self, *arguments: Any, **named: Any) -> None:
+    def encode_scaled(self, *arguments: Any, **named: Any) -> Any:
         with self._timed("encode"):
-            super().set_image(*arguments, **named)
+            return super().encode_scaled(*arguments, **named)
 
     def ask_each(self, *arguments: Any, **named: Any) -> Any:
         with self._timed("decode"):

@@ -183,8 +183,11 @@ class SamAutomaticMaskGenerator:
             on_progress(done, total)
 
         data = MaskData()
-        for crop_box, layer in crops:
-            data.cat(self._process_crop(image, crop_box, self.point_grids[layer], advance))
+        parts = (image[y0:y1, x0:x1] for (x0, y0, x1, y1), _ in crops)
+        for _, (crop_box, layer) in zip(self.predictor.set_images(parts), crops, strict=True):
+            found = self._process_crop(crop_box, image.shape[:2], self.point_grids[layer], advance)
+            data.cat(found)
+        self.predictor.reset_image()
         if len(crops) > 1:
             # Between crops, the mask found in the smaller one is the more detailed.
             x0, y0, x1, y1 = data["crop_boxes"].T
@@ -194,28 +197,26 @@ class SamAutomaticMaskGenerator:
 
     def _process_crop(
         self,
-        image: np.ndarray,
         crop_box: list[int],
+        image_size: tuple[int, ...],
         grid: np.ndarray,
         advance: Callable[[int], None],
     ) -> MaskData:
+        """The masks of a crop, which the predictor has been given."""
         x0, y0, x1, y1 = crop_box
-        self.predictor.set_image(image[y0:y1, x0:x1])
         points_in_crop = grid * (x1 - x0, y1 - y0)
         maker = MaskMaker(
             side=self.predictor.transform.target_length,
             input_size=self.predictor.input_size,
             crop_box=(x0, y0, x1, y1),
-            image_size=(image.shape[0], image.shape[1]),
+            image_size=(image_size[0], image_size[1]),
             threshold=self.predictor.mask_threshold,
             stability_offset=self.stability_score_offset,
             least_stability=self.stability_score_thresh,
         )
         data = MaskData()
         largest = self.skip_covered * (x1 - x0) * (y1 - y0)
-        queue = PointQueue(
-            points_in_crop, self.points_per_batch, largest, (x0, y0), image.shape[:2]
-        )
+        queue = PointQueue(points_in_crop, self.points_per_batch, largest, (x0, y0), image_size)
         settled = 0
         for points in queue:
             found = self._process_batch(points, maker)
@@ -226,7 +227,6 @@ class SamAutomaticMaskGenerator:
             settled = queue.settled
         if queue.settled > settled:
             advance(queue.settled - settled)  # skipped after the last batch
-        self.predictor.reset_image()
 
         data.filter(suppress_duplicates(data["boxes"], data["iou_preds"], self.box_nms_thresh))
         data["boxes"] = uncrop_boxes_xyxy(data["boxes"], crop_box)

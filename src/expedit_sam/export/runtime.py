@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,19 @@ class SamPredictor(BasePredictor):
         passing = iou > least_iou
         return logits[passing], iou[passing], passing.nonzero()[0]
 
-    def _encode(self, resized: np.ndarray, original_size: tuple[int, int]) -> None:
-        self.reset_image()
-        height, width = resized.shape[:2]
+    def encode_scaled(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return [self._encode(image) for image in images]
+
+    def _encode(self, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
         mean = np.array(self.metadata.pixel_mean, np.float32)
         std = np.array(self.metadata.pixel_std, np.float32)
         side = self.metadata.img_size
         pixels = np.zeros((side, side, 3), np.float32)
-        pixels[:height, :width] = (resized - mean) / std
+        pixels[:height, :width] = (image - mean) / std
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
-        (self.features,) = self._encoder.run({"x": planes}, ["image_embeddings"])
-        self.original_size, self.input_size = original_size, (height, width)
-        self.is_image_set = True
+        (features,) = self._encoder.run({"x": planes}, ["image_embeddings"])
+        return features
 
     def _predict(
         self,
