@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import load_file
 from torch import nn
 
@@ -20,6 +21,10 @@ from expedit_sam.model.prompt_encoder import PromptEncoder
 from expedit_sam.model.sam import Sam
 from expedit_sam.model.two_way_transformer import TwoWayTransformer
 from tests.original import original  # noqa: F401  (a fixture)
+
+# No test's result may depend on how busy the machine is.
+settings.register_profile("untimed")
+settings.load_profile("untimed")
 
 GOLDEN = Path(__file__).parent / "golden"
 

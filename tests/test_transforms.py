@@ -53,7 +53,7 @@ def test_images_are_resized_with_antialiasing(photo: np.ndarray) -> None:
     assert np.abs(difference).max() < 1.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     low=st.integers(2, 40),
     inside=st.tuples(st.integers(1, 160), st.integers(1, 160)),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from expedit_sam.base_predictor import BasePredictor
 from expedit_sam.errors import InputError
+from expedit_sam.model.mask_decoder import PreparedImage
 from expedit_sam.model.sam import Sam
 
 _IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
@@ -24,6 +25,7 @@ class SamPredictor(BasePredictor):
     """
 
     features: Tensor
+    _known: tuple[Tensor, PreparedImage] | None
 
     def __init__(self, sam_model: Sam) -> None:
         self.model = sam_model
@@ -105,13 +107,23 @@ class SamPredictor(BasePredictor):
         self._require_image()
         points = None if point_coords is None else (point_coords, point_labels)
         sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
-        return self.model.mask_decoder(
-            image_embeddings=self.features,
-            image_pe=self.model.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask_output,
-        )
+        decoder = self.model.mask_decoder
+        if mask_input is None:
+            return decoder.predict(self._prepared(dense), sparse, multimask_output)
+        positions = self.model.prompt_encoder.get_dense_pe()
+        return decoder(self.features, positions, sparse, dense, multimask_output)
+
+    def _prepared(self, dense: Tensor) -> PreparedImage:
+        """The embedding as prompts without a mask input meet it; made once an image."""
+        if self._known is None or self._known[0] is not self.features:
+            positions = self.model.prompt_encoder.get_dense_pe()
+            prepared = self.model.mask_decoder.prepare(self.features, positions, dense)
+            self._known = (self.features, prepared)
+        return self._known[1]
+
+    def reset_image(self) -> None:
+        super().reset_image()
+        self._known = None
 
     @torch.no_grad()
     def ask_each(
@@ -121,10 +133,9 @@ class SamPredictor(BasePredictor):
         scaled = self.transform.apply_coords(points, self.original_size)
         coords = torch.as_tensor(scaled, dtype=torch.float, device=self.device)[:, None]
         labels = torch.ones(coords.shape[:2], dtype=torch.int, device=self.device)
-        encode_prompts = self.model.prompt_encoder
-        sparse, dense = encode_prompts(points=(coords, labels), boxes=None, masks=None)
+        sparse, dense = self.model.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
         logits, iou, numbers = self.model.mask_decoder.predict_confident(
-            self.features, encode_prompts.get_dense_pe(), sparse, dense, least_iou
+            self._prepared(dense), sparse, least_iou
         )
         return logits.cpu().numpy(), iou.cpu().numpy(), numbers.cpu().numpy()
 

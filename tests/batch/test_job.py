@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pytest
 from filelock import FileLock
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from expedit_sam.batch.files import appearing
@@ -33,7 +33,6 @@ def items(number: int) -> pa.Table:
     return pa.Table.from_pylist([{"index": i} for i in range(number)], ITEMS)
 
 
-@settings(deadline=None)
 @given(
     number=st.integers(1, 200),
     size=st.integers(1, 40),

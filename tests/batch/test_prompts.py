@@ -57,7 +57,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["boxes", "points", "labels"]), _JSON))
 def test_whatever_comes_is_refused_or_can_be_asked(row: dict) -> None:
     try:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -223,7 +223,6 @@ def test_a_parquet_without_images_says_what_it_has(tmp_path: Path) -> None:
         list_items(str(tmp_path / "d.parquet"))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999), st.integers(0, 30), st.integers(0, 2))
 def test_braces(first: int, more: int, zeros: int) -> None:
     start = "0" * zeros + str(first)

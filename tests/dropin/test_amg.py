@@ -16,7 +16,7 @@ from tests.original import original_modules
 
 pytestmark = pytest.mark.usefixtures("original")
 masks = arrays.arrays(bool, st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12)))
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 def theirs() -> object:

@@ -137,7 +137,7 @@ def test_mask_decoder_gives_all_four_masks_as_the_original(
 
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_windows_equal_original(batch: int, height: int, width: int, window: int) -> None:
     theirs = original_modules()["modeling.image_encoder"]
     x = torch.randn(batch, height, width, 2)
@@ -150,7 +150,7 @@ def test_windows_equal_original(batch: int, height: int, width: int, window: int
 
 
 @given(st.integers(1, 6), st.integers(1, 3), st.booleans(), st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_relative_positions_equal_original(
     coarse: int, factor: int, finer_keys: bool, trained: int
 ) -> None:
@@ -161,7 +161,7 @@ def test_relative_positions_equal_original(
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_decomposed_positions_equal_original(height: int, width: int, factor: int) -> None:
     theirs = original_modules()["modeling.image_encoder"]
     queries, keys = (height, width), (height * factor, width * factor)

@@ -16,7 +16,7 @@ sides = st.integers(1, 300)
 
 
 @given(sides, sides, st.integers(1, 200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_images_points_and_boxes_scale_alike(height: int, width: int, target: int) -> None:
     mine, theirs = (
         cls(target)

@@ -14,7 +14,7 @@ def tokens(height: int, width: int, batch: int = 2, channels: int = 12) -> torch
     return torch.randn(batch, height, width, channels, generator=generator)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=st.integers(1, 45), width=st.integers(1, 45), side=st.integers(1, 14))
 def test_every_grid_contracts_and_expands(height: int, width: int, side: int) -> None:
     grid = tokens(height, width)

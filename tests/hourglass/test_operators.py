@@ -52,7 +52,7 @@ def test_operators_match_the_published_method(name: str, golden_meta: dict) -> N
         torch.testing.assert_close(rebuilt, expected, rtol=0, atol=1e-4 * expected.abs().max())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     height=st.integers(1, 15),
     width=st.integers(1, 15),

@@ -42,7 +42,7 @@ def by_the_formula(layer: Attention, x: Tensor, log_sizes: Tensor | None = None)
     return layer.proj(torch.einsum("bhyxvu,bvuhd->byxhd", weights, v).flatten(3))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 14))
 def test_windows_merge_back(height: int, width: int, window: int) -> None:
     x = torch.arange(2 * height * width * 3, dtype=torch.float).view(2, height, width, 3)

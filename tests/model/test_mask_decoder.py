@@ -3,9 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from expedit_sam.model.mask_decoder import _transposed_convolution
+from expedit_sam.model.image_tokens import OwnTokens
+from expedit_sam.model.mask_decoder import as_matrix
 from expedit_sam.model.sam import Sam
+from expedit_sam.model.shared_image import SharedImage
 from expedit_sam.model.two_way_transformer import Attention, TwoWayTransformer
 
 
@@ -17,41 +20,37 @@ def attention() -> Attention:
     return layer
 
 
-def test_image_side_shortcuts_equal_plain_attention() -> None:
-    layer = attention()
+def test_reading_and_writing_own_tokens_is_plain_attention() -> None:
+    layer, norm = attention(), nn.LayerNorm(32)
     tokens, values = torch.randn(2, 5, 7, 32)
     image, positions = torch.randn(5, 50, 32), torch.randn(1, 50, 32)
-    torch.testing.assert_close(
-        layer.token_to_image(tokens, image, layer.k_proj(positions)),
-        layer(tokens, image + positions, image),
-        rtol=1e-4,
-        atol=1e-4,
-    )
-    torch.testing.assert_close(
-        layer.image_to_token(image, layer.q_proj(positions), k=tokens, v=values),
-        layer(image + positions, tokens, values),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    own = OwnTokens(image, positions)
+    expected = layer(tokens, image + positions, image)
+    torch.testing.assert_close(own.read(layer, tokens), expected, rtol=1e-4, atol=1e-4)
+    written = own.write(layer, norm, k=tokens, v=values)
+    expected = norm(image + layer(image + positions, tokens, values))
+    torch.testing.assert_close(written.values, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_shortcuts_of_a_shared_image_equal_plain_attention() -> None:
-    layer = attention()
-    tokens, values = torch.randn(2, 5, 7, 32)
-    image, positions = torch.randn(1, 50, 32), torch.randn(1, 50, 32)
-    placed, shared = image + positions, image.expand(5, -1, -1)
-    torch.testing.assert_close(
-        layer.token_to_shared_image(tokens, layer.k_proj(placed), layer.v_proj(image)),
-        layer(tokens, shared + positions, shared),
-        rtol=1e-4,
-        atol=1e-4,
-    )
-    torch.testing.assert_close(
-        layer.image_to_token(None, layer.q_proj(placed), k=tokens, v=values),
-        layer(shared + positions, tokens, values),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("prompts", [1, 5])
+def test_tokens_of_a_shared_image_are_what_they_would_be_of_its_own(depth, prompts) -> None:
+    torch.manual_seed(0)
+    transformer = TwoWayTransformer(depth, 32, 4, 64)
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    image, positions = torch.randn(2, 1, 50, 32)
+    embedding = torch.randn(prompts, 7, 32)
+    weight, bias, wanted = torch.randn(48, 32), torch.randn(48), [0, 2, 3]
+    own, own_image = transformer.attend(OwnTokens(image, positions), embedding, wanted)
+    shared = SharedImage(transformer, image, positions, weight).tokens()
+    tokens, shared_image = transformer.attend(shared, embedding, wanted)
+    assert tokens.shape == (prompts, 3, 32)
+    torch.testing.assert_close(tokens, own, rtol=1e-4, atol=1e-4)
+    some = slice(prompts // 2, prompts)
+    outputs = shared_image.project(weight, bias, some)
+    torch.testing.assert_close(outputs, own_image.project(weight, bias, some), rtol=1e-4, atol=2e-4)
 
 
 def test_prompts_may_have_positions_of_their_own() -> None:
@@ -73,7 +72,7 @@ def test_transposed_convolution_is_a_matrix_product() -> None:
     torch.manual_seed(0)
     layer = nn.ConvTranspose2d(8, 6, kernel_size=2, stride=2).requires_grad_(False)
     x = torch.randn(2, 8, 3, 5)
-    blocks = _transposed_convolution(layer, x.permute(0, 2, 3, 1))
+    blocks = F.linear(x.permute(0, 2, 3, 1), *as_matrix(layer))
     image = blocks.view(2, 3, 5, 2, 2, 6).permute(0, 5, 1, 3, 2, 4).reshape(2, 6, 6, 10)
     torch.testing.assert_close(image, layer(x))
 
@@ -118,14 +117,12 @@ def test_single_and_multiple_masks_are_those_of_predict_masks(tiny_sam: Sam) -> 
 @torch.no_grad()
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_confident_masks_are_those_above_the_threshold(tiny_sam: Sam, share: float) -> None:
-    arguments = (
-        torch.randn(1, 32, 20, 20),
-        tiny_sam.prompt_encoder.get_dense_pe(),
-        *prompts(tiny_sam, 19),
-    )
-    masks, iou = tiny_sam.mask_decoder(*arguments, multimask_output=True)
+    image, positions = torch.randn(1, 32, 20, 20), tiny_sam.prompt_encoder.get_dense_pe()
+    sparse, dense = prompts(tiny_sam, 19)
+    masks, iou = tiny_sam.mask_decoder(image, positions, sparse, dense, multimask_output=True)
+    prepared = tiny_sam.mask_decoder.prepare(image, positions, dense)
     least = iou.min().item() - 1 if share == 0 else iou.quantile(share).item()
-    logits, scores, numbers = tiny_sam.mask_decoder.predict_confident(*arguments, least)
+    logits, scores, numbers = tiny_sam.mask_decoder.predict_confident(prepared, sparse, least)
     passing = iou > least
     torch.testing.assert_close(scores, iou[passing])
     torch.testing.assert_close(logits, masks[passing])

@@ -170,11 +170,13 @@ def test_hourglass_options_set_the_speed(
     expected: Hourglass | None,
 ) -> None:
     used = []
-    encode = SamPredictor.set_image
+    encode = SamPredictor.encode_scaled
     monkeypatch.setattr(
         SamPredictor,
-        "set_image",
-        lambda self, image: used.append(self.model.image_encoder.hourglass) or encode(self, image),
+        "encode_scaled",
+        lambda self, images: (
+            used.append(self.model.image_encoder.hourglass) or encode(self, images)
+        ),
     )
     files = ["--checkpoint", checkpoint, "--input", photos / "a.png", "--output", tmp_path / "out"]
     assert amg(monkeypatch, *files, *options.split()) == 0

@@ -179,7 +179,7 @@ def test_whatever_is_sent_is_no_fault_of_ours(engine: Engine) -> None:
     schema = schemathesis.openapi.from_asgi("/openapi.json", build_app(engine, megabytes=0.2))
 
     @given(case=schema["/masks"]["POST"].as_strategy())
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     def fuzz(case: object) -> None:
         response = case.call()
         assert response.status_code < 500

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ from expedit_sam.everything.prompts import (
 from expedit_sam.everything.regions import remove_small_regions
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+# A part of the work on each has to wait for the others'.
+_MASKS_AT_ONCE = min(os.cpu_count() or 1, 4)
 
 Progress = Callable[[int, int], None]
 
@@ -238,7 +242,8 @@ class SamAutomaticMaskGenerator:
         """The masks of some points of a crop that pass the filters, run-length encoded."""
         least = self.pred_iou_thresh if self.pred_iou_thresh > 0.0 else -math.inf
         logits, iou, numbers = self.predictor.ask_each(points, least)
-        made = [maker.make(low_res) for low_res in logits]
+        with ThreadPoolExecutor(_MASKS_AT_ONCE) as threads:
+            made = list(threads.map(maker.make, logits))
         kept = [i for i, mask in enumerate(made) if mask is not None]
         masks = [mask for mask in made if mask is not None]
         return MaskData(

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
 from expedit_sam.model.layers import MLP, LayerNorm2d
+from expedit_sam.model.shared_image import SharedImage, SharedTokens
 
-_PROMPTS_PER_STEP = 6
+_PROMPTS_PER_STEP = 4
+_TOKENS_PER_STEP = 1024
+# Numbers twice as wide.
+_WIDE = {torch.float32: torch.float64, torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as prompts meet it.
+
+    Attributes:
+        tokens: its tokens.
+        grid: (h, w) of them.
+        upscaling: weights and biases of the linear layers that the transposed convolutions are.
+    """
+
+    tokens: OwnTokens | SharedTokens
+    grid: tuple[int, int]
+    upscaling: list[tuple[Tensor, Tensor]]
 
 
 class MaskDecoder(nn.Module):
@@ -77,10 +98,13 @@ class MaskDecoder(nn.Module):
         Returns:
             BxMx4hx4w low-res logits and BxM predicted IoU, M = 3 or 1.
         """
-        chosen = slice(1, None) if multimask_output else slice(0, 1)
-        return self._predict(
-            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, chosen
+        image = self.prepare(
+            image_embeddings,
+            image_pe,
+            dense_prompt_embeddings,
+            shared=len(sparse_prompt_embeddings) > 1,
         )
+        return self.predict(image, sparse_prompt_embeddings, multimask_output)
 
     def predict_masks(
         self,
@@ -90,21 +114,50 @@ class MaskDecoder(nn.Module):
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """All four masks of each prompt: Bx4x4hx4w low-res logits and Bx4 predicted IoU."""
-        return self._predict(
+        image = self.prepare(
             image_embeddings,
             image_pe,
-            sparse_prompt_embeddings,
             dense_prompt_embeddings,
-            slice(None),
+            shared=len(sparse_prompt_embeddings) > 1,
         )
+        return self._predict(image, sparse_prompt_embeddings, range(self.num_mask_tokens))
+
+    def prepare(
+        self, image_embeddings: Tensor, image_pe: Tensor, dense: Tensor, shared: bool = True
+    ) -> PreparedImage:
+        """What prompts need of an image, for ``predict`` and ``predict_confident``.
+
+        Arguments:
+            image_embeddings, image_pe, dense: see ``forward``.
+            shared: whether it pays to do for all prompts together what can be: for a single one
+                that is never followed by another it does not.
+        """
+        if dense.stride(0) == 0:
+            dense = dense[:1]  # no mask input: one embedding repeated
+        image, positions = (
+            x.flatten(2).transpose(1, 2).contiguous() for x in (image_embeddings + dense, image_pe)
+        )
+        layers: Any = self.output_upscaling
+        upscaling = [as_matrix(layers[number]) for number in (0, 3)]
+        # Sums of squares need float32; what autograd needs is not kept.
+        exact = image.dtype == torch.float32 and not torch.is_autocast_enabled(image.device.type)
+        tokens: OwnTokens | SharedTokens = OwnTokens(image, positions)
+        if shared and exact and len(image) == len(positions) == 1 and not torch.is_grad_enabled():
+            transformer: Any = self.transformer
+            outward, _ = upscaling[0]
+            tokens = SharedImage(transformer, image, positions, outward).tokens()
+        height, width = image_embeddings.shape[-2:]
+        return PreparedImage(tokens, (height, width), upscaling)
+
+    def predict(
+        self, image: PreparedImage, sparse: Tensor, multimask_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        """``forward`` on an image that is prepared."""
+        chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
+        return self._predict(image, sparse, chosen)
 
     def predict_confident(
-        self,
-        image_embeddings: Tensor,
-        image_pe: Tensor,
-        sparse_prompt_embeddings: Tensor,
-        dense_prompt_embeddings: Tensor,
-        least_iou: float,
+        self, image: PreparedImage, sparse: Tensor, least_iou: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of three masks a prompt, those with a predicted IoU above ``least_iou``.
 
@@ -114,78 +167,100 @@ class MaskDecoder(nn.Module):
         Returns:
             Kx4hx4w low-res logits, K predicted IoU, and of each the number of its prompt.
         """
-        arguments = (image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
-        three = slice(1, None)
-        if image_embeddings.device.type != "cpu":
-            masks, iou = self._predict(*arguments, three)  # together they are faster than spared
+        if sparse.device.type != "cpu":
+            # Together they are faster than spared.
+            masks, iou = self.predict(image, sparse, multimask_output=True)
             passing = iou > least_iou
             return masks[passing], iou[passing], passing.nonzero()[:, 0]
-        side = image_embeddings.shape[-2:]
-        logits, scores = [torch.empty(0, side[0] * 4, side[1] * 4)], []
-        for image_tokens, kernels, iou in self._decode(*arguments, three):
+        height, width = image.grid
+        logits, scores = [torch.empty(0, height * 4, width * 4)], []
+        for tokens, kernels, iou in self._decode(image, sparse, range(1, self.num_mask_tokens)):
             scores.append(iou)
-            for tokens, masks, good in zip(image_tokens, kernels, iou > least_iou, strict=True):
+            for i, good in enumerate(iou > least_iou):
                 if good.any():
-                    logits.append(self._upscale(tokens[None], masks[good][None], side)[0])
+                    one = slice(i, i + 1)
+                    logits.append(self._upscale(image, tokens, kernels[one, good], one)[0])
         iou = torch.cat(scores)
         passing = iou > least_iou
         return torch.cat(logits), iou[passing], passing.nonzero()[:, 0]
 
     def _predict(
-        self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, chosen: slice
+        self, image: PreparedImage, sparse: Tensor, chosen: range
     ) -> tuple[Tensor, Tensor]:
         masks, scores = [], []
-        for image_tokens, kernels, iou in self._decode(image, image_pe, sparse, dense, chosen):
-            masks.append(self._upscale_each(image_tokens, kernels, image.shape[-2:]))
+        for tokens, kernels, iou in self._decode(image, sparse, chosen):
+            # On a CPU a prompt at a time: pixels are sixteen times as many as tokens.
+            size = 1 if sparse.device.type == "cpu" else len(kernels)
+            for start in range(0, len(kernels), size):
+                some = slice(start, start + size)
+                masks.append(self._upscale(image, tokens, kernels[some], some))
             scores.append(iou)
         return torch.cat(masks), torch.cat(scores)
 
     def _decode(
-        self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, chosen: slice
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Bx(h*w)xC image tokens, BxMx(C/8) mask kernels and BxM predicted IoU of some prompts.
+        self, image: PreparedImage, sparse: Tensor, chosen: range
+    ) -> Iterator[tuple[ImageTokens, Tensor, Tensor]]:
+        """Image tokens, BxMx(C/8) mask kernels and BxM predicted IoU, of some prompts at a time.
 
-        A few prompts at a time on a CPU, so that their image tokens stay in its cache.
+        They are few on a CPU, so that their image tokens stay in its cache.
         """
         own_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own_tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
-        if dense.stride(0) == 0:
-            # No mask input: one embedding repeated, so all prompts still share the image.
-            dense = dense[:1]
         size = _PROMPTS_PER_STEP if sparse.device.type == "cpu" else len(sparse)
-        heads = list(enumerate(self.output_hypernetworks_mlps, start=1))[chosen]
+        wanted = [0, *(1 + number for number in chosen)]
+        heads: Any = self.output_hypernetworks_mlps
         transformer: Any = self.transformer
-        for some, image_tokens in transformer.groups(image + dense, image_pe, tokens, size):
-            kernels = torch.stack([head(some[:, number]) for number, head in heads], dim=1)
-            yield image_tokens, kernels, self.iou_prediction_head(some[:, 0])[:, chosen]
+        for start in range(0, max(len(tokens), 1), max(size, 1)):
+            some = slice(start, start + size)
+            seen, image_tokens = transformer.attend(image.tokens.of(some), tokens[some], wanted)
+            kernels = [heads[number](seen[:, 1 + i]) for i, number in enumerate(chosen)]
+            iou = self.iou_prediction_head(seen[:, 0])[:, chosen.start : chosen.stop]
+            yield image_tokens, torch.stack(kernels, dim=1), iou
 
-    def _upscale_each(self, image_tokens: Tensor, kernels: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """``_upscale``, on a CPU a prompt at a time: pixels are sixteen times as many as tokens."""
-        if image_tokens.device.type != "cpu" or len(kernels) <= 1:
-            return self._upscale(image_tokens, kernels, grid)
-        each = zip(image_tokens.split(1), kernels.split(1), strict=True)
-        return torch.cat([self._upscale(*one, grid) for one in each])
-
-    def _upscale(self, image_tokens: Tensor, kernels: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Bx(h*w)xC image tokens and BxMx(C/8) mask kernels to BxMx4hx4w logits.
+    def _upscale(
+        self, image: PreparedImage, image_tokens: ImageTokens, kernels: Tensor, prompts: slice
+    ) -> Tensor:
+        """The BxMx4hx4w logits of some prompts, from their BxMx(C/8) mask kernels.
 
         A 2x2 transposed convolution of stride 2 is a matrix product; pixels stay in the order of
         the tokens they came from until only the masks are left to rearrange.
         """
         layers: Any = self.output_upscaling
-        first, norm, activation, second, last_activation = layers
-        x = _transposed_convolution(first, image_tokens)
-        x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = last_activation(_transposed_convolution(second, x))
-        batch, masks, _ = kernels.shape
-        logits = torch.bmm(kernels, x.flatten(1, -2).transpose(1, 2))
-        # Pixels come as token row, token column, then a 2x2 place inside it, twice.
-        logits = logits.view(batch, masks, *grid, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-        return logits.reshape(batch, masks, grid[0] * 4, grid[1] * 4)
+        _, norm, activation, _, last_activation = layers
+        first, second = image.upscaling
+        pixels = image_tokens.project(*first, prompts).unflatten(-1, (4, -1))
+        size = _TOKENS_PER_STEP if kernels.device.type == "cpu" else pixels.shape[1]
+        logits = []
+        for x in pixels.split(size, dim=1):
+            x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+            x = last_activation(F.linear(x, *second)).unflatten(-1, (4, -1))
+            logits.append(torch.bmm(kernels, x.flatten(1, -2).transpose(1, 2)))
+        return _in_image_order(torch.cat(logits, dim=2), image.grid)
 
 
-def _transposed_convolution(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """...xC to ...x4xO: each pixel's 2x2 block of outputs, as a 2x2 stride-2 kernel gives it."""
+def _in_image_order(logits: Tensor, grid: tuple[int, int]) -> Tensor:
+    """BxMx(h*w*16) logits to BxMx4hx4w.
+
+    Pixels come as token row, token column, then a 2x2 place inside it, twice.
+    """
+    batch, masks, _ = logits.shape
+    height, width = grid
+    wide = _WIDE.get(logits.dtype)
+    if wide is None or torch.is_grad_enabled() or torch.jit.is_tracing():
+        logits = logits.view(batch, masks, height, width, 2, 2, 2, 2)
+        ordered = logits.permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return ordered.reshape(batch, masks, height * 4, width * 4)
+    # Two neighbours travel as one number: ten times as fast as one by one.
+    pairs = logits.view(wide).view(batch, masks, height, width, 2, 2, 2)
+    ordered = pairs.permute(0, 1, 2, 4, 6, 3, 5).reshape(batch, masks, height * 4, width * 2)
+    return ordered.view(logits.dtype)
+
+
+def as_matrix(layer: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
+    """The linear layer (4OxC, 4O) that a 2x2 transposed convolution of stride 2 is.
+
+    Each pixel's 2x2 block of outputs comes row by row.
+    """
+    assert layer.bias is not None
     weight = layer.weight.permute(2, 3, 1, 0).reshape(-1, layer.in_channels)
-    bias = layer.bias.repeat(4) if layer.bias is not None else None
-    return F.linear(x, weight, bias).unflatten(-1, (4, layer.out_channels))
+    return weight, layer.bias.repeat(4)

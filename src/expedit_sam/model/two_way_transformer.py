@@ -1,22 +1,18 @@
-"""The mask decoder's transformer: prompt tokens and image tokens attend to each other.
-
-Prompt tokens are few (about 7), image tokens many (4096), so nothing is ever projected on the
-image's side that can be projected on the prompt's: ``q . (W x)`` is computed as ``(W^T q) . x``.
-Where many prompts share one image (the first layer), it is the image that is projected, once, and
-so are positions, which all prompts share in every layer.
-"""
+"""The mask decoder's transformer: prompt tokens and image tokens attend to each other."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
 from expedit_sam.model.layers import MLPBlock
+
+Tokens = TypeVar("Tokens", bound=ImageTokens)
 
 
 class TwoWayTransformer(nn.Module):
@@ -74,49 +70,28 @@ class TwoWayTransformer(nn.Module):
         Returns:
             BxTxC prompt tokens and Bx(h*w)xC image tokens.
         """
-        groups = self.groups(image_embedding, image_pe, point_embedding, len(point_embedding))
-        queries, keys = zip(*groups, strict=True)
-        return torch.cat(queries), torch.cat(keys)
+        image, positions = (x.flatten(2).transpose(1, 2) for x in (image_embedding, image_pe))
+        tokens, seen = self.attend(OwnTokens(image, positions), point_embedding)
+        return tokens, seen.values
 
-    def groups(
-        self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor, size: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What ``forward`` returns, of at most ``size`` prompts at a time."""
-        batch = len(point_embedding)
-        if len(image_pe) > 1:
-            size = batch  # positions of their own are not cut
-        image, positions = (
-            x.flatten(2).transpose(1, 2).contiguous() for x in (image_embedding, image_pe)
-        )
+    def attend(
+        self, image: Tokens, point_embedding: Tensor, wanted: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tokens]:
+        """The transformer on image tokens of any kind.
+
+        Arguments:
+            image: of B prompts.
+            point_embedding: BxTxC prompt tokens.
+            wanted: which prompt tokens are returned; None is all.
+        """
+        queries = point_embedding
         layers: Any = self.layers
-        common = image if len(image) == len(image_pe) == 1 < batch else None
-        projected = [
-            layer.project(positions, common if i == 0 else None) for i, layer in enumerate(layers)
-        ]
-        last = self.final_attn_token_to_image
-        last_positions = last.k_proj(positions)
-        for start in range(0, max(batch, 1), max(size, 1)):
-            embedding = point_embedding[start : start + size]
-            queries = embedding
-            keys = image if common is not None else image[start : start + size]
-            for layer, known in zip(layers, projected, strict=True):
-                queries, keys = layer.meet(queries, keys, embedding, known)
-            attended = last.token_to_image(queries + embedding, keys, last_positions)
-            yield self.norm_final_attn(queries + attended), keys
-
-
-class Projected(NamedTuple):
-    """What a layer's attention takes of the image that is the same for all prompts.
-
-    Attributes:
-        keys, queries: 1xNxD (or BxNxD), what prompt tokens look at and what looks at them: of
-            the image with its positions where prompts share it, else of the positions alone.
-        values: 1xNxD of the image where prompts share it, else None.
-    """
-
-    keys: Tensor
-    queries: Tensor
-    values: Tensor | None
+        for layer in layers:
+            queries, image = layer.meet(queries, image, point_embedding)
+        if wanted is not None:
+            queries, point_embedding = queries[:, wanted], point_embedding[:, wanted]
+        attended = image.read(self.final_attn_token_to_image, queries + point_embedding)
+        return self.norm_final_attn(queries + attended), image
 
 
 class TwoWayAttentionBlock(nn.Module):
@@ -150,20 +125,11 @@ class TwoWayAttentionBlock(nn.Module):
         self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
         """BxTxC prompt tokens and Bx(h*w)xC (or 1x(h*w)xC) image tokens, and their positions."""
-        return self.meet(queries, keys, query_pe, self.project(key_pe, None))
+        queries, image = self.meet(queries, OwnTokens(keys, key_pe), query_pe)
+        return queries, image.values
 
-    def project(self, positions: Tensor, shared_image: Tensor | None) -> Projected:
-        """Arguments are 1xNxC; ``shared_image`` is None where each prompt has its own."""
-        read, write = self.cross_attn_token_to_image, self.cross_attn_image_to_token
-        if shared_image is None:
-            return Projected(read.k_proj(positions), write.q_proj(positions), None)
-        placed = shared_image + positions
-        return Projected(read.k_proj(placed), write.q_proj(placed), read.v_proj(shared_image))
-
-    def meet(
-        self, queries: Tensor, keys: Tensor, query_pe: Tensor, known: Projected
-    ) -> tuple[Tensor, Tensor]:
-        """``forward``, with what is known of the image before the prompts."""
+    def meet(self, queries: Tensor, image: Tokens, query_pe: Tensor) -> tuple[Tensor, Tokens]:
+        """``forward`` on image tokens of any kind."""
         if self.skip_first_layer_pe:
             queries = self.self_attn(queries, queries, queries)
         else:
@@ -171,18 +137,13 @@ class TwoWayAttentionBlock(nn.Module):
             queries = queries + self.self_attn(q, q, queries)
         queries = self.norm1(queries)
 
-        read, write = self.cross_attn_token_to_image, self.cross_attn_image_to_token
-        tokens = queries + query_pe
-        if known.values is None:
-            attended = read.token_to_image(tokens, keys, known.keys)
-        else:
-            attended = read.token_to_shared_image(tokens, known.keys, known.values)
+        attended = image.read(self.cross_attn_token_to_image, queries + query_pe)
         queries = self.norm2(queries + attended)
         queries = self.norm3(queries + self.mlp(queries))
 
-        own_image = keys if known.values is None else None
-        added = write.image_to_token(own_image, known.queries, k=queries + query_pe, v=queries)
-        return queries, self.norm4(added.add_(keys))
+        write = self.cross_attn_image_to_token
+        written: Any = image.write(write, self.norm4, k=queries + query_pe, v=queries)
+        return queries, written
 
 
 class Attention(nn.Module):
@@ -202,71 +163,45 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Plain attention of BxTxC queries to BxNxC keys and values."""
-        return self._attend(self.q_proj(q), self.k_proj(k), self.v_proj(v))
+        q, k, v = (self.heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
+        return self.join(F.scaled_dot_product_attention(q, k, v))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = F.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(v))
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+    # What follows are the parts of it that image tokens are read and written with. H heads have d
+    # channels each.
 
-    def token_to_shared_image(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Plain attention of BxTxC tokens to an image that they share, projected: 1xNxD."""
-        together = tokens.flatten(0, 1)[None]
-        return self._attend(self.q_proj(together), keys, values).view(tokens.shape)
-
-    def token_to_image(self, tokens: Tensor, image: Tensor, positions: Tensor) -> Tensor:
-        """What ``forward(tokens, image + positions, image)`` gives, little done to the image.
-
-        Arguments:
-            tokens: BxTxC.
-            image: BxNxC.
-            positions: 1xNxD, projected as keys.
-        """
-        q = self._heads(self.q_proj(tokens)) / math.sqrt(self.internal_dim // self.num_heads)
-        belonging = self._scores(q, positions, self.k_proj, image).softmax(dim=-1)
-        mixed = torch.bmm(belonging, image).unflatten(1, (self.num_heads, -1))
-        weight = self.v_proj.weight.view(self.num_heads, -1, self.embedding_dim)
-        out = mixed @ weight.transpose(1, 2) + self.v_proj.bias.view(self.num_heads, 1, -1)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
-
-    def image_to_token(self, image: Tensor | None, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What ``forward(image + positions, k, v)`` gives, little done to the image.
-
-        Arguments:
-            image: BxNxC, or None where the prompts share one.
-            queries: 1xNxD, projected: the positions, or the shared image with its positions.
-            k, v: BxTxC.
-
-        Returns:
-            BxNxC.
-        """
-        keys = self._heads(self.k_proj(k)) / math.sqrt(self.internal_dim // self.num_heads)
-        scores = self._scores(keys, queries, self.q_proj, image)
-        # Over tokens, the last dimension but one: long rows of image tokens stay contiguous.
-        belonging = scores.unflatten(1, (self.num_heads, -1)).softmax(dim=-2).flatten(1, 2)
-        weight = self.out_proj.weight.view(self.embedding_dim, self.num_heads, -1)
-        values = torch.einsum("bhtd,chd->bhtc", self._heads(self.v_proj(v)), weight)
-        # Each head's weights sum to 1, so each can bring its share of the bias.
-        values = (values + self.out_proj.bias / self.num_heads).flatten(1, 2)
-        return torch.bmm(belonging.transpose(1, 2), values)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """BxNxC to BxheadsxNx(C/heads)."""
+    def heads(self, x: Tensor) -> Tensor:
+        """BxNx(H*d) to BxHxNxd."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
-    def _scores(
-        self, tokens: Tensor, known: Tensor, projection: nn.Linear, image: Tensor | None
-    ) -> Tensor:
-        """Bx(heads*T)xN products of BxheadsxTxd tokens with the image's side.
+    def scaled_heads(self, x: Tensor) -> Tensor:
+        """``heads`` for one side of the products that go to softmax."""
+        return self.heads(x) / math.sqrt(self.internal_dim // self.num_heads)
 
-        That is 1xNxD (or BxNxD) ``known``, and where each prompt has its own, BxNxC ``image``
-        projected (without the bias, which ``known`` holds).
-        """
-        known = self._heads(known)
-        if len(known) == 1:
-            scores = torch.einsum("bhtd,hnd->bhtn", tokens, known[0]).flatten(1, 2)
-        else:
-            scores = (tokens @ known.transpose(2, 3)).flatten(1, 2)
-        if image is None:
-            return scores
-        weight = projection.weight.view(self.num_heads, -1, self.embedding_dim)
-        return torch.baddbmm(scores, (tokens @ weight).flatten(1, 2), image.transpose(1, 2))
+    def join(self, x: Tensor) -> Tensor:
+        """BxHxTxd of the heads to the BxTxC output."""
+        return self.out_proj(x.transpose(1, 2).flatten(2))
+
+    def in_channels(self, x: Tensor, projection: nn.Linear) -> Tensor:
+        """BxHxTxd to Bx(H*T)xC, whose products are those of ``x`` with what is projected."""
+        return (x @ self._per_head(projection)).flatten(1, 2)
+
+    def with_bias(self, x: Tensor, projection: nn.Linear) -> Tensor:
+        """BxHxTx1 products of BxHxTxd with a projection's bias."""
+        return x @ projection.bias.view(self.num_heads, -1, 1)
+
+    def of_channels(self, x: Tensor) -> Tensor:
+        """Bx(H*T)xC to BxHxTxd: each head's rows projected to values for it."""
+        values = x.unflatten(1, (self.num_heads, -1)) @ self._per_head(self.v_proj).transpose(1, 2)
+        return values + self.heads(self.v_proj.bias.view(1, 1, -1))
+
+    def out_per_head(self) -> Tensor:
+        """HxdxC: what the output takes of each head."""
+        return self.out_proj.weight.T.unflatten(0, (self.num_heads, -1))
+
+    def added_channels(self, x: Tensor) -> Tensor:
+        """BxHxTxd to Bx(H*T)xC: what each head's token adds to the output, without the bias."""
+        return (x @ self.out_per_head()).flatten(1, 2)
+
+    def _per_head(self, projection: nn.Linear) -> Tensor:
+        """HxdxC."""
+        return projection.weight.view(self.num_heads, -1, self.embedding_dim)

@@ -1,0 +1,78 @@
+"""Image tokens in the two-way transformer: what prompt tokens read from and write to.
+
+Prompt tokens are few (about 7), image tokens many (4096), so what can be projected on the prompt's
+side is: ``q . (W x)`` is computed as ``(W^T q) . x``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from expedit_sam.model.two_way_transformer import Attention
+
+
+class ImageTokens(Protocol):
+    """The N image tokens of each of B prompts, with C channels."""
+
+    def of(self, prompts: slice) -> ImageTokens:
+        """Those of some prompts."""
+
+    def read(self, attention: Attention, tokens: Tensor) -> Tensor:
+        """What BxTxC prompt tokens take from the image: BxTxC."""
+
+    def write(self, attention: Attention, norm: nn.LayerNorm, k: Tensor, v: Tensor) -> ImageTokens:
+        """The image tokens once they have taken from BxTxC ``v`` as they fit BxTxC ``k``."""
+
+    def project(self, weight: Tensor, bias: Tensor, prompts: slice) -> Tensor:
+        """The BxNxO outputs of a linear layer (OxC, O) for the image tokens of some prompts."""
+
+
+@dataclass(frozen=True)
+class OwnTokens:
+    """Image tokens of each prompt.
+
+    Attributes:
+        values: BxNxC, or 1xNxC until prompts have written.
+        positions: 1xNxC or BxNxC.
+    """
+
+    values: Tensor
+    positions: Tensor
+
+    def of(self, prompts: slice) -> OwnTokens:
+        values, positions = (x[prompts] if len(x) > 1 else x for x in (self.values, self.positions))
+        return OwnTokens(values, positions)
+
+    def read(self, attention: Attention, tokens: Tensor) -> Tensor:
+        scores = self._scores(attention, attention.q_proj(tokens), attention.k_proj)
+        taken = torch.bmm(scores.softmax(dim=-1), self.values.expand(len(tokens), -1, -1))
+        return attention.join(attention.of_channels(taken))
+
+    def write(self, attention: Attention, norm: nn.LayerNorm, k: Tensor, v: Tensor) -> OwnTokens:
+        scores = self._scores(attention, attention.k_proj(k), attention.q_proj)
+        # Over tokens, the last dimension but one: long rows of image tokens stay contiguous.
+        belonging = scores.unflatten(1, (attention.num_heads, -1)).softmax(dim=-2).flatten(1, 2)
+        added = attention.added_channels(attention.heads(attention.v_proj(v)))
+        # Each head's weights sum to 1, so each can bring its share of the bias.
+        added = added + attention.out_proj.bias / attention.num_heads
+        changed = torch.bmm(belonging.transpose(1, 2), added)
+        return OwnTokens(norm(changed.add_(self.values)), self.positions)
+
+    def _scores(self, attention: Attention, tokens: Tensor, projection: nn.Linear) -> Tensor:
+        """Bx(H*T)xN products of projected prompt tokens with projected, placed image tokens."""
+        tokens = attention.scaled_heads(tokens)
+        placed = (self.values + self.positions).expand(len(tokens), -1, -1)
+        return torch.baddbmm(
+            attention.with_bias(tokens, projection).flatten(1, 2),
+            attention.in_channels(tokens, projection),
+            placed.transpose(1, 2),
+        )
+
+    def project(self, weight: Tensor, bias: Tensor, prompts: slice) -> Tensor:
+        return F.linear(self.of(prompts).values, weight, bias)
