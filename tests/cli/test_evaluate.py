@@ -52,6 +52,13 @@ def test_precision_beside_float32(run: Callable, labelled: Path) -> None:
     assert list(report["results"]) == ["exact", "exact in bfloat16"]
 
 
+def test_skipped_points_beside_the_full_grid(run: Callable, labelled: Path) -> None:
+    asked = ("--speed", "exact", "--prompts", "everything", "--skip-covered", "0.1")
+    assert run("evaluate", labelled, *asked, *UNTRAINED).exit_code == 0
+    report = json.loads(Path("evaluation/report.json").read_text())
+    assert list(report["results"]) == ["exact", "exact, skip_covered 0.1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -59,6 +66,7 @@ def test_precision_beside_float32(run: Callable, labelled: Path) -> None:
         (("labelled", "--prompts", "lasso"), "no prompt is called 'lasso'"),
         (("labelled", "--speed", "quick"), "no speed setting is called 'quick'"),
         (("labelled", "--speed", "location=9"), "location 9 lies beyond the last block"),
+        (("labelled", "--skip-covered", "0.1"), "add --prompts everything"),
         (("labelled", "--baselines", "magic"), "no baseline is called 'magic'"),
         (("labelled", "--out", "labelled/photo.jpg"), "cannot write to labelled/photo.jpg"),
     ],

@@ -30,6 +30,10 @@ def evaluate(
         str,
         typer.Option(metavar="LIST", help="Also 'everything', which is slow."),
     ] = "click,clicks3,clicks5,box,jittered-box",
+    skip_covered: Annotated[
+        float,
+        typer.Option(min=0, max=1, metavar="X", help="Everything mode with it beside without."),
+    ] = 0.0,
     baselines: Annotated[
         str, typer.Option(metavar="LIST", help="grabcut, slic, felzenszwalb.")
     ] = "",
@@ -48,7 +52,8 @@ def evaluate(
 ) -> None:
     """Measure quality and time of speed settings on images with known regions.
 
-    With --precision bfloat16 each setting runs in float32 and in bfloat16.
+    With --precision bfloat16 each setting runs in float32 and in bfloat16, with
+    --skip-covered X with and without it.
     DATA is a COCO json, or a folder of images with NAME.png (a label map) or
     NAME.npz (as in BSDS500) beside them. Writes report.md, report.json and
     report.png. A run that was stopped goes on where it was.
@@ -77,23 +82,33 @@ def evaluate(
     from expedit_sam.evaluate.contenders import networks_at
     from expedit_sam.evaluate.costs import encoder_cost
     from expedit_sam.evaluate.datasets import draw_examples, find_examples
-    from expedit_sam.evaluate.prompts import check_kinds
+    from expedit_sam.evaluate.prompts import EVERYTHING, check_kinds
     from expedit_sam.evaluate.report import summarize, tables, write_report
     from expedit_sam.evaluate.run import evaluate as measure
     from expedit_sam.everything.recommended import RECOMMENDED
+    from expedit_sam.hourglass import Hourglass
     from expedit_sam.hourglass.written import parse_settings
 
     kinds = check_kinds(_names(prompts))
+    if skip_covered > 0 and EVERYTHING not in kinds:
+        raise InputError("--skip-covered is about everything mode: add --prompts everything")
     settings = parse_settings(speed or ["exact,quality,balanced,fast"])
     others = find_baselines(_names(baselines))
     examples = draw_examples(find_examples(data, image_folder), images, seed)
     sam = load_network(model, checkpoint, "exact", device)
-    networks = networks_at(sam, settings, RECOMMENDED[model])
+    generating = RECOMMENDED[model]
+    networks = networks_at(sam, settings, generating)
+    beside: dict[str, Hourglass | None] = {}
     if precision != "float32":
         reduced = load_network(model, checkpoint, "exact", device, precision)
-        renamed = {f"{name} in {precision}": value for name, value in settings.items()}
-        networks += networks_at(reduced, renamed, RECOMMENDED[model])
-        settings |= renamed
+        named = {f"{name} in {precision}": value for name, value in settings.items()}
+        networks += networks_at(reduced, named, generating)
+        beside |= named
+    if skip_covered > 0:
+        named = {f"{name}, skip_covered {skip_covered:g}": v for name, v in settings.items()}
+        networks += networks_at(sam, named, generating | {"skip_covered": skip_covered})
+        beside |= named
+    settings |= beside
     costs = {name: encoder_cost(sam.image_encoder, value) for name, value in settings.items()}
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
