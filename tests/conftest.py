@@ -23,7 +23,7 @@ from expedit_sam.model.two_way_transformer import TwoWayTransformer
 from tests.original import original  # noqa: F401  (a fixture)
 
 # No test's result may depend on how busy the machine is.
-settings.register_profile("untimed")
+settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -91,8 +91,8 @@ class SamPredictor(BasePredictor):
         logits, iou = self.predict_low_res(
             point_coords, point_labels, boxes, mask_input, multimask_output
         )
-        masks = self.model.postprocess_masks(logits, self.input_size, self.original_size)
-        return masks if return_logits else masks > self.model.mask_threshold, iou, logits
+        upscale = self.model.postprocess_masks if return_logits else self.model.masks_of
+        return upscale(logits, self.input_size, self.original_size), iou, logits
 
     @torch.no_grad()
     def predict_low_res(

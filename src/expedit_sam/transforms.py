@@ -83,7 +83,27 @@ def upscale_logits(
     low = logits.reshape(-1, *logits.shape[-2:])
     upscaled = np.empty((len(low), *size), np.float32)
     for one, whole in zip(low, upscaled, strict=True):
-        square = cv2.resize(np.ascontiguousarray(one), (side, side), interpolation=cv2.INTER_LINEAR)
-        inside = square[: input_size[0], : input_size[1]]
-        cv2.resize(inside, (size[1], size[0]), dst=whole, interpolation=cv2.INTER_LINEAR)
+        _upscale(one, side, input_size, whole)
     return upscaled.reshape(*logits.shape[:-2], *size)
+
+
+def upscale_masks(
+    logits: np.ndarray,
+    side: int,
+    input_size: tuple[int, ...],
+    size: tuple[int, ...],
+    threshold: float,
+) -> np.ndarray:
+    """``upscale_logits(...) > threshold``, a mask at a time: logits in full size fill no cache."""
+    low = logits.reshape(-1, *logits.shape[-2:])
+    masks, whole = np.empty((len(low), *size), bool), np.empty(size, np.float32)
+    for one, mask in zip(low, masks, strict=True):
+        _upscale(one, side, input_size, whole)
+        np.greater(whole, threshold, out=mask)
+    return masks.reshape(*logits.shape[:-2], *size)
+
+
+def _upscale(low: np.ndarray, side: int, input_size: tuple[int, ...], whole: np.ndarray) -> None:
+    square = cv2.resize(np.ascontiguousarray(low), (side, side), interpolation=cv2.INTER_LINEAR)
+    inside = square[: input_size[0], : input_size[1]]
+    cv2.resize(inside, whole.shape[::-1], dst=whole, interpolation=cv2.INTER_LINEAR)

@@ -15,13 +15,13 @@ from expedit_sam.model.sam import Sam
 
 def test_the_fastest_backend_of_each_preset_is_named() -> None:
     speeds = {
-        "exact": Speed(2.0, 0.3, None),
-        "fast": Speed(0.5, 0.3, None),
-        "balanced": Speed(1.0, 0.3, None),
-        "exact by onnx": Speed(3.0, 0.6, None),
-        "exact by openvino in a folder": Speed(1.0, 0.2, None),
-        "balanced by onnx": Speed(1.1, 0.4, None),
-        "own setting by onnx": Speed(0.1, 0.1, None),
+        "exact": Speed(2.0, 0.3, None, None),
+        "fast": Speed(0.5, 0.3, None, None),
+        "balanced": Speed(1.0, 0.3, None, None),
+        "exact by onnx": Speed(3.0, 0.6, None, None),
+        "exact by openvino in a folder": Speed(1.0, 0.2, None, None),
+        "balanced by onnx": Speed(1.1, 0.4, None, None),
+        "own setting by onnx": Speed(0.1, 0.1, None, None),
     }
     assert fastest(speeds) == [
         "fastest here at exact: encode with openvino in a folder (2.00 times torch's speed), "

@@ -105,10 +105,13 @@ def _table(speeds: dict[str, Speed]) -> object:
     from rich.bar import Bar
     from rich.table import Column, Table
 
+    with_memory = all(speed.memory is not None for speed in speeds.values())
     with_everything = next(iter(speeds.values())).everything is not None
     table = Table(Column("speed", no_wrap=True), "encode", "times faster", "decode 64 points")
     if with_everything:
         table.add_column("everything")
+    if with_memory:
+        table.add_column("peak memory")
     table.add_column("encoder time")
     slowest = max(speed.encoder for speed in speeds.values())
     exact = speeds["exact"].encoder
@@ -117,5 +120,7 @@ def _table(speeds: dict[str, Speed]) -> object:
         cells.append(f"{speed.decoder:.2f} s")
         if speed.everything is not None:
             cells.append(f"{speed.everything:.1f} s")
+        if speed.memory is not None:
+            cells.append(f"{speed.memory / 1e9:.2f} GB")
         table.add_row(*cells, Bar(slowest, 0, speed.encoder, width=16))
     return table

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from expedit_sam.evaluate.memory import PeakMemory
 from expedit_sam.everything import SamAutomaticMaskGenerator
 from expedit_sam.export import runtime
 from expedit_sam.hourglass.settings import Hourglass
@@ -32,11 +33,13 @@ class Speed:
         encoder: one image to its embedding.
         decoder: 64 one-point prompts to low-res logits.
         everything: one image to all its masks; None where it was not asked for.
+        memory: bytes that were held at most; None where the system does not say.
     """
 
     encoder: float
     decoder: float
     everything: float | None
+    memory: int | None
 
 
 def measure_speed(
@@ -75,22 +78,26 @@ def measure_speed(
     height, width = image.shape[:2]
     points = np.random.default_rng(0).random((DECODED_POINTS, 2)) * (width, height)
     seconds: dict[str, list[Sequence[float]]] = {name: [] for name in generators}
+    memory = PeakMemory(sam.device)
+    most: dict[str, int | None] = {}
     try:
         for turn in range(repeats + 1):
             for name, generator in generators.items():
                 if name in settings:
                     expedite(sam, settings[name])
                 predictor = generator.predictor
+                memory.start()
                 stages = [_seconds(partial(predictor.set_image, image), sam.device)]
                 stages.append(_seconds(partial(predictor.ask_each, points, -math.inf), sam.device))
                 if everything is not None:
                     stages.append(_seconds(partial(generator.generate, image), sam.device))
                 if turn > 0:
                     seconds[name].append(stages)
+                    most[name] = max(most.get(name) or 0, memory.bytes() or 0) or None
                 on_step()
     finally:
         expedite(sam, came_with)
-    return {name: _medians(stages) for name, stages in seconds.items()}
+    return {name: _speed(stages, most[name]) for name, stages in seconds.items()}
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
@@ -101,6 +108,6 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def _medians(turns: Sequence[Sequence[float]]) -> Speed:
+def _speed(turns: Sequence[Sequence[float]], memory: int | None) -> Speed:
     medians = [statistics.median(stage) for stage in zip(*turns, strict=True)]
-    return Speed(medians[0], medians[1], medians[2] if len(medians) > 2 else None)
+    return Speed(medians[0], medians[1], medians[2] if len(medians) > 2 else None, memory)

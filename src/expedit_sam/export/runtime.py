@@ -23,7 +23,7 @@ from expedit_sam.base_predictor import BasePredictor
 from expedit_sam.errors import InputError
 from expedit_sam.export.graphs import open_graph
 from expedit_sam.export.metadata import graph_path, read_metadata
-from expedit_sam.transforms import upscale_logits
+from expedit_sam.transforms import upscale_logits, upscale_masks
 
 _PADDING, _FOREGROUND, _TOP_LEFT, _BOTTOM_RIGHT = -1, 1, 2, 3
 _PROMPT = ("point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size")
@@ -93,8 +93,10 @@ class SamPredictor(BasePredictor):
         if point_coords is not None and point_labels is not None:
             coords, labels = point_coords[0], point_labels[0]
         logits, iou = self._decode(coords, labels, box, mask_input, multimask_output)
-        masks = upscale_logits(logits, self.metadata.img_size, self.input_size, self.original_size)
-        return masks if return_logits else masks > self.mask_threshold, iou, logits
+        place = (self.metadata.img_size, self.input_size, self.original_size)
+        if return_logits:
+            return upscale_logits(logits, *place), iou, logits
+        return upscale_masks(logits, *place, self.mask_threshold), iou, logits
 
     def _decode(
         self,

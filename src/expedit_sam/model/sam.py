@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from expedit_sam.model.image_encoder import ImageEncoderViT
 from expedit_sam.model.mask_decoder import MaskDecoder
 from expedit_sam.model.prompt_encoder import PromptEncoder
-from expedit_sam.transforms import upscale_logits
+from expedit_sam.transforms import upscale_logits, upscale_masks
 
 
 class Sam(nn.Module):
@@ -87,9 +87,8 @@ class Sam(nn.Module):
             dense_prompt_embeddings=dense,
             multimask_output=multimask_output,
         )
-        masks = self.postprocess_masks(logits, record["image"].shape[-2:], record["original_size"])
         return {
-            "masks": masks > self.mask_threshold,
+            "masks": self.masks_of(logits, record["image"].shape[-2:], record["original_size"]),
             "iou_predictions": iou,
             "low_res_logits": logits,
         }
@@ -124,3 +123,14 @@ class Sam(nn.Module):
         square = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
         inside = square[..., : input_size[0], : input_size[1]]
         return F.interpolate(inside, tuple(original_size), mode="bilinear", align_corners=False)
+
+    def masks_of(
+        self, logits: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]
+    ) -> Tensor:
+        """``postprocess_masks``, above the threshold: BxMxHxW booleans."""
+        if logits.device.type != "cpu":
+            return self.postprocess_masks(logits, input_size, original_size) > self.mask_threshold
+        low_res, side = logits.detach().float().numpy(), self.image_encoder.img_size
+        return torch.from_numpy(
+            upscale_masks(low_res, side, input_size, original_size, self.mask_threshold)
+        )
