@@ -108,15 +108,23 @@ def plot(growths: list[Growth], file: Path) -> None:
         ):
             axes.plot(growth.values, values, marker="o", color="#1f5fa8")
             axes.set_xscale("log")
-            axes.set_xticks(growth.values, [f"{value:.3g}" for value in growth.values])
+            axes.set_xticks(growth.values, [f"{value:{_digits(value)}}" for value in growth.values])
             axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_ylim(0, max(values) * 1.15)
+            if values is growth.seconds:
+                axes.set_yscale("log")  # a slope of 1 is in proportion
+            else:
+                axes.set_ylim(0, max(values) * 1.15)
             axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(alpha=0.3)
             if column == 0:
                 axes.set_ylabel(name)
         rows[1][column].set_xlabel(growth.what)
     figure.savefig(file, dpi=110)
+
+
+def _digits(value: float) -> str:
+    return ".0f" if value >= 10 else ".2g"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from expedit_sam.transforms import ResizeLongestSide, upscale_logits
+from expedit_sam.transforms import ResizeLongestSide, upscale_logits, upscale_masks
 
 sizes = st.tuples(st.integers(1, 6000), st.integers(1, 6000))
 
@@ -68,3 +68,5 @@ def test_upscaling_equals_two_bilinear_scalings(
     expected = F.interpolate(cut, original, mode="bilinear", align_corners=False)
     upscaled = upscale_logits(logits.numpy(), 160, inside, original)
     np.testing.assert_allclose(upscaled, expected.numpy(), rtol=1e-4, atol=2e-4)
+    masks = upscale_masks(logits.numpy(), 160, inside, original, 0.2)
+    np.testing.assert_array_equal(masks, upscaled > np.float32(0.2))
