@@ -97,7 +97,7 @@ def _peak_megabytes() -> float:
 def plot(growths: list[Growth], file: Path) -> None:
     """Seconds above, memory below."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     rows = figure.subplots(2, len(growths), sharex="col")
@@ -112,6 +112,7 @@ def plot(growths: list[Growth], file: Path) -> None:
             axes.xaxis.set_minor_formatter(NullFormatter())
             if values is growth.seconds:
                 axes.set_yscale("log")  # a slope of 1 is in proportion
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             else:
                 axes.set_ylim(0, max(values) * 1.15)
             axes.yaxis.set_major_formatter(ScalarFormatter())

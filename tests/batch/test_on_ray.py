@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from expedit_sam.batch import Task, segment
+from expedit_sam.batch.run import in_this_process, run
 from expedit_sam.errors import InputError
 from expedit_sam.model.sam import Sam
-from tests.batch.conftest import picture
+from tests.batch.conftest import TAKE_ALL, picture, shards_of
+from tests.batch.test_job import job_of
 from tests.batch.test_stages import through
 
 ray = pytest.importorskip("ray")
@@ -41,3 +44,17 @@ def test_a_dataset_without_images(local: None, tiny_sam: Sam) -> None:
 
     with pytest.raises(InputError, match="no column of images among id"):
         segment(ray.data.range(3), tiny_sam, Task.of(tiny_sam))
+
+
+def test_rounds_give_what_one_process_gives(
+    local: None, few: Sam, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from expedit_sam.batch import on_ray
+
+    monkeypatch.setattr(on_ray, "_BLOCKS_PER_ROUND", 2)
+    task = Task.of(few, everything=TAKE_ALL)
+    run(job_of(tmp_path / "one", pictures), in_this_process(few, task, threads=1))
+    shape = on_ray.Shape.of(1, 1, "cpu")
+    run(job_of(tmp_path / "rounds", pictures), on_ray.on_ray(few, task, shape))
+    assert len(shards_of(tmp_path / "rounds")) == 3
+    assert shards_of(tmp_path / "rounds") == shards_of(tmp_path / "one")

@@ -116,8 +116,8 @@ def _require(holds: bool, name: str, value: object, expected: str) -> None:
 
 PRESETS: dict[str, Hourglass | None] = {
     "exact": None,
-    "quality": Hourglass(location=0.5, clusters=81 / 196),
-    "balanced": Hourglass(location=1 / 3, clusters=81 / 196),
+    "quality": Hourglass(location=2 / 3, clusters=64 / 196),
+    "balanced": Hourglass(location=5 / 12, clusters=81 / 196),
     "fast": Hourglass(location=1 / 6, clusters=81 / 196),
 }
 
