@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from expedit_sam.cli import app
@@ -107,3 +109,22 @@ def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
     result = CliRunner().invoke(app, ["predict", "photo.png", "--point", "1,1"])
     assert isinstance(result.exception, RuntimeError)
     assert result.exc_info is not None
+
+
+@pytest.mark.parametrize("arguments", [["masks", "photo.png"], ["export"], ["bench"]])
+def test_without_pytorch_one_line_says_what_is_missing(
+    tmp_path: Path, photo: np.ndarray, arguments: list[str]
+) -> None:
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    code = f"""
+import os, sys
+os.chdir({str(tmp_path)!r})
+sys.modules["torch"] = None
+sys.argv[1:] = {arguments}
+from expedit_sam.cli.commands import main
+main()
+"""
+    result = program(code=code)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: this needs torch: install expedit-sam with its dependencies")

@@ -23,6 +23,7 @@ from expedit_sam.errors import InputError
 USER_ERROR = 2
 INTERRUPTED = 130
 
+_WHOLE = "install expedit-sam with its dependencies, or pass masks or predict --exported FOLDER"
 _SMALLER = "try a smaller image or --model, or fewer --points-per-batch"
 
 
@@ -36,6 +37,10 @@ class _Commands(TyperGroup):
             _leave("interrupted", INTERRUPTED)
         except InputError as error:
             _leave(f"error: {error}", USER_ERROR)
+        except ModuleNotFoundError as error:
+            if not error.name or error.name.startswith("expedit_sam"):
+                raise
+            _leave(f"error: this needs {error.name}: {_WHOLE}", USER_ERROR)
         except BrokenPipeError:
             raise  # whoever read our output has had enough: no error
         except OSError as error:
