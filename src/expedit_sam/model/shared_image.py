@@ -185,7 +185,8 @@ class SharedTokens:
         products = self._base_products(writing, values, weights)
         products.baddbmm_(torch.bmm(rows, rows.transpose(1, 2)), weights)
         squares = products.mul_(weights).sum(dim=1) + self.scale.square() * writing.squares
-        inverse = (squares / rows.shape[-1] + norm.eps).rsqrt()
+        # Rounding may leave a token of nearly nothing below 0.
+        inverse = (squares.clamp_min(0) / rows.shape[-1] + norm.eps).rsqrt()
         weights.mul_(inverse[:, None])
         return SharedTokens(
             self.image,
