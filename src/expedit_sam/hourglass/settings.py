@@ -34,7 +34,7 @@ class Hourglass:
     iterations: int = 5
     temperature: float = 30.0
     neighborhood: int = 5
-    reconstruction_neighbors: int = 4
+    reconstruction_neighbors: int = 20
     scale_free: bool = True
     size_aware: bool = True
 
