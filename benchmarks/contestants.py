@@ -30,6 +30,7 @@ from expedit_sam import (  # noqa: E402
     build_sam,
     expedite,
 )
+from expedit_sam.evaluate.memory import PeakMemory  # noqa: E402
 from expedit_sam.hourglass.published import DEFAULTS, published_setting  # noqa: E402
 from expedit_sam.images import read_image  # noqa: E402
 from expedit_sam.model.sam import Sam  # noqa: E402
@@ -136,6 +137,7 @@ CONTESTANTS = {f.__name__: f for f in (original, transformers, openvino, ours)}
 def serve(options: argparse.Namespace) -> None:
     """Time a run for each line of standard input: stage, name and a file for what it returns."""
     torch.set_num_threads(options.threads)
+    memory = PeakMemory(torch.device("cpu"))
     with torch.inference_mode():
         runs = CONTESTANTS[options.worker](options)
         for line in sys.stdin:
@@ -145,7 +147,7 @@ def serve(options: argparse.Namespace) -> None:
             seconds = time.perf_counter() - started
             if file:
                 _write(result, Path(file))
-            print(json.dumps({"seconds": seconds, "peak_memory": _peak_memory()}), flush=True)
+            print(json.dumps({"seconds": seconds, "peak_memory": memory.bytes()}), flush=True)
 
 
 def _write(result: Any, file: Path) -> None:
@@ -190,9 +192,3 @@ def photo() -> np.ndarray:
 
     height, width = PHOTO_SIZE
     return np.asarray(Image.fromarray(read_image(PHOTO)).resize((width, height)))
-
-
-def _peak_memory() -> int:
-    """Bytes that this process held at most (Linux's VmHWM)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -71,9 +71,11 @@ def main() -> None:
 
 def run(side: int, points: int, images: int) -> tuple[float, float]:
     """Seconds and peak megabytes of everything mode on so many images ``side`` pixels long."""
+    import torch
     from PIL import Image
 
     from expedit_sam import SamAutomaticMaskGenerator, build_sam
+    from expedit_sam.evaluate.memory import PeakMemory
     from expedit_sam.everything.recommended import RECOMMENDED
     from expedit_sam.images import read_image
 
@@ -82,16 +84,11 @@ def run(side: int, points: int, images: int) -> tuple[float, float]:
     photo = read_image(PHOTO)
     generator.generate(photo[:64, :64])
     image = np.asarray(Image.fromarray(photo).resize((side, side * 2 // 3)))
+    memory = PeakMemory(torch.device("cpu"))
     started = time.perf_counter()
     for _ in range(images):
         generator.generate(image)
-    return time.perf_counter() - started, _peak_megabytes()
-
-
-def _peak_megabytes() -> float:
-    """Most memory that this process held (Linux's VmHWM)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1e3
+    return time.perf_counter() - started, (memory.bytes() or 0) / 1e6
 
 
 def plot(growths: list[Growth], file: Path) -> None:

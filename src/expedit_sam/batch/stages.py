@@ -22,7 +22,7 @@ from expedit_sam.batch.schema import RESULT
 from expedit_sam.batch.task import Task
 from expedit_sam.errors import InputError
 from expedit_sam.everything import rle
-from expedit_sam.transforms import upscale_logits
+from expedit_sam.transforms import upscale_masks
 
 Row = dict[str, Any]
 Load = Callable[[Row], tuple[np.ndarray, list[Prompt] | None]]
@@ -133,8 +133,8 @@ def _everything(work: Work, task: Task) -> list[Row]:
 def _prompted(work: Work, task: Task) -> list[Row]:
     masks = []
     for low_res, iou, number in zip(*work.answers[0], strict=True):
-        logits = upscale_logits(low_res, task.side, work.sizes[0], work.size)
-        (encoded,) = rle.encode_masks((logits > task.threshold)[None])
+        mask = upscale_masks(low_res, task.side, work.sizes[0], work.size, task.threshold)
+        (encoded,) = rle.encode_masks(mask[None])
         record = {"segmentation": rle.to_coco(encoded), "predicted_iou": iou}
         masks.append(_mask(record, work.prompts[number]))
     return masks

@@ -11,7 +11,7 @@ _FORGET_PEAK = "5"  # man 5 proc
 
 
 class PeakMemory:
-    """The most memory held since ``start``: the device's, or on a CPU that of this process.
+    """The most memory held, on a device or (on a CPU) by this process, since ``start`` if called.
 
     Arguments:
         device: where the network is.

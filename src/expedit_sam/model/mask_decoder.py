@@ -98,12 +98,8 @@ class MaskDecoder(nn.Module):
         Returns:
             BxMx4hx4w low-res logits and BxM predicted IoU, M = 3 or 1.
         """
-        image = self.prepare(
-            image_embeddings,
-            image_pe,
-            dense_prompt_embeddings,
-            shared=len(sparse_prompt_embeddings) > 1,
-        )
+        shared = len(sparse_prompt_embeddings) > 1
+        image = self.prepare(image_embeddings, image_pe, dense_prompt_embeddings, shared)
         return self.predict(image, sparse_prompt_embeddings, multimask_output)
 
     def predict_masks(
@@ -114,12 +110,8 @@ class MaskDecoder(nn.Module):
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """All four masks of each prompt: Bx4x4hx4w low-res logits and Bx4 predicted IoU."""
-        image = self.prepare(
-            image_embeddings,
-            image_pe,
-            dense_prompt_embeddings,
-            shared=len(sparse_prompt_embeddings) > 1,
-        )
+        shared = len(sparse_prompt_embeddings) > 1
+        image = self.prepare(image_embeddings, image_pe, dense_prompt_embeddings, shared)
         return self._predict(image, sparse_prompt_embeddings, range(self.num_mask_tokens))
 
     def prepare(
