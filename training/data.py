@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance
 
-# Regions smaller than this share of the view are neither trained nor evaluated.
+# Regions smaller than this share of the photo are not evaluated.
 SMALLEST_REGION = 0.001
+# Regions smaller than this many label cells (a token's worth) are not trained.
+SMALLEST_TRAINED = 64
 # A label map has this many cells per low-res logit along each axis.
 CELLS_PER_LOGIT = 2
 # Network pixels per label cell (a low-res logit spans 4 pixels).
@@ -36,7 +38,7 @@ class Photo:
 
     def regions(self) -> list[tuple[int, int]]:
         """All (annotator, region number) of at least ``SMALLEST_REGION``."""
-        return regions_of(self.segmentations)
+        return regions_of(self.segmentations, SMALLEST_REGION * self.segmentations[0].size)
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,8 @@ def read_photos(folder: Path) -> list[Photo]:
     ]
 
 
-def regions_of(labels: np.ndarray) -> list[tuple[int, int]]:
-    """(annotator, region number) of each large enough region of annotators x h x w labels."""
-    least = SMALLEST_REGION * labels[0].size
+def regions_of(labels: np.ndarray, least: float) -> list[tuple[int, int]]:
+    """(annotator, region number) of each region of ``least`` cells in annotators x h x w labels."""
     return [
         (annotator, number)
         for annotator, one in enumerate(labels)
@@ -152,7 +153,7 @@ class Regions:
 
 def sample_regions(labels: np.ndarray, count: int, random: np.random.Generator) -> Regions:
     """``count`` regions, drawn uniformly from those of all annotators."""
-    choice = regions_of(labels)
+    choice = regions_of(labels, SMALLEST_TRAINED)
     drawn = random.choice(len(choice), size=count, replace=len(choice) < count)
     cells = np.stack([labels[choice[i][0]] == choice[i][1] for i in drawn])
     cut = cells.reshape(count, cells.shape[1] // 2, 2, cells.shape[2] // 2, 2)

@@ -33,6 +33,9 @@ from expedit_sam.model.sam import Sam
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Windows along each side of the part of the canvas that most steps train on.
 PART_WINDOWS = 2
+# A token of the shortest side of a cut, and cells along each side of a token.
+SHORTEST_CUT = 8
+CELLS_PER_TOKEN = 8
 
 
 # --- losses ----------------------------------------------------------------------------------
@@ -163,17 +166,61 @@ def draw_sample(
     return Sample(part, F.pad(pixels, padding)[None], labels)
 
 
+def draw_cut(part: Part, labels: np.ndarray, random: np.random.Generator) -> Part:
+    """A square of what the part shows of the photo, where small regions weigh as large ones do."""
+    height, width = (-(-extent // CELLS_PER_TOKEN) for extent in labels.shape[1:])
+    longest = min(height, width)
+    shortest = min(SHORTEST_CUT, longest)
+    side = round(math.exp(random.uniform(math.log(shortest), math.log(longest))))
+    top, left = (int(random.integers(0, extent - side + 1)) for extent in (height, width))
+    return Part(part.top + top, part.left + left, side, side)
+
+
 def image_losses(
     sam: Sam, sample: Sample, random: np.random.Generator, options
 ) -> tuple[Tensor, Tensor]:
-    """Loss of all rounds of prompts on one image, and the first round's best-of-three IoU."""
+    """Loss of all prompts on one image, and the first rounds' mean best-of-three IoU.
+
+    Prompts are given to the whole part and to cuts of it: the encoder's pass costs as much as
+    dozens of prompts do.
+    """
     part = sample.part
     embedding = embed_part(sam.image_encoder, sample.pixels, part)
-    regions = data.sample_regions(sample.labels, options.prompts, random)
+    results = [cut_losses(sam, embedding, sample.labels, part, random, options.prompts)]
+    for _ in range(options.cuts):
+        cut = draw_cut(part, sample.labels, random)
+        within = Part(cut.top - part.top, cut.left - part.left, cut.height, cut.width)
+        rows, columns = (
+            slice(CELLS_PER_TOKEN * start, CELLS_PER_TOKEN * (start + size))
+            for start, size in ((within.top, cut.height), (within.left, cut.width))
+        )
+        labels = sample.labels[:, rows, columns]
+        results.append(cut_losses(sam, within.cut(embedding), labels, cut, random, options.prompts))
+    losses, reached = zip(*results, strict=True)
+    return sum(losses) / len(losses), sum(reached) / len(reached)
+
+
+def cut_losses(
+    sam: Sam,
+    embedding: Tensor,
+    labels: np.ndarray,
+    cut: Part,
+    random: np.random.Generator,
+    prompts: int,
+) -> tuple[Tensor, Tensor]:
+    """Loss of all rounds of some prompts, and the first round's best-of-three IoU.
+
+    Arguments:
+        embedding: 1xCxhxw.
+        labels: annotators x up to 8h x up to 8w region numbers.
+        cut: where on the canvas both stand.
+    """
+    regions = data.sample_regions(labels, prompts, random)
     targets = torch.from_numpy(regions.targets).to(DEVICE).float()
     height, width = targets.shape[1:]
     patch = sam.image_encoder.patch_embed.proj.stride[0]
-    corner = (part.left * patch, part.top * patch)
+    corner = (cut.left * patch, cut.top * patch)
+    positions = cut.cut(sam.prompt_encoder.get_dense_pe())
 
     def decode(clicks: Clicks | None, boxes: Tensor | None, masks: Tensor | None):
         points = None
@@ -181,8 +228,7 @@ def image_losses(
             places = to_pixels(clicks.places, corner)
             points = (places, torch.from_numpy(clicks.labels).to(DEVICE))
         sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        dense = dense[..., : part.height, : part.width]
-        positions = part.cut(sam.prompt_encoder.get_dense_pe())
+        dense = dense[..., : cut.height, : cut.width]
         return sam.mask_decoder.predict_masks(embedding, positions, sparse, dense)
 
     by_box = random.random() < 0.25
@@ -386,7 +432,8 @@ def parse() -> argparse.Namespace:
         "--whole-share", type=float, default=0.0, help="share of images on the whole canvas"
     )
     parser.add_argument("--images", type=int, default=4, help="images a step")
-    parser.add_argument("--prompts", type=int, default=10, help="regions an image")
+    parser.add_argument("--cuts", type=int, default=6, help="cuts of an image with own prompts")
+    parser.add_argument("--prompts", type=int, default=8, help="regions of an image, and of a cut")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument(
         "--encoder-rate",

@@ -58,6 +58,12 @@ def test_the_number_of_threads_stays(run: Callable, photos: Path) -> None:
     assert json.loads(Path("out/job.json").read_text())["threads"] == 1
 
 
+def test_precision_is_another_job(run: Callable, only_error: Callable, photos: Path) -> None:
+    assert run("batch", photos, *ALL, "--precision", "bfloat16").exit_code == 0
+    assert pq.read_table("out/shards").to_pylist()[0]["speed"] == "exact in bfloat16"
+    assert "--out" in only_error(run("batch", photos, *ALL))
+
+
 def test_prompts_of_the_source_are_asked(run: Callable, photos: Path) -> None:
     document = {
         "images": [{"id": 5, "file_name": "a.png"}, {"id": 6, "file_name": "c.png"}],

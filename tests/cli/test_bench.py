@@ -30,6 +30,17 @@ def test_the_fastest_backend_is_named() -> None:
         assert f"fastest here at {speed}: encode with " in result.output
 
 
+@pytest.mark.usefixtures("tiny_vit_s")
+def test_precision() -> None:
+    options = ["--checkpoint", "random", "--repeats", "1", "--device", "cpu"]
+    result = CliRunner().invoke(app, ["bench", *options, "--precision", "bfloat16"])
+    assert result.exit_code == 0, result.output
+    assert "bfloat16, " in result.output
+    result = CliRunner().invoke(app, ["bench", "--backends", "--precision", "bfloat16"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: --backends compares float32: leave out --precision\n"
+
+
 def test_an_image_that_is_none_is_one_line() -> None:
     result = CliRunner().invoke(app, ["bench", "nowhere.jpg"])
     assert result.exit_code == 2

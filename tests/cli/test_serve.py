@@ -34,7 +34,7 @@ def test_the_service_itself(tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     program = [sys.executable, "-m", "tests.batch.tiny_program", "serve", "--port", "0"]
     process = subprocess.Popen(
-        [*program, "--checkpoint", "random"],
+        [*program, "--checkpoint", "random", "--precision", "bfloat16"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -45,7 +45,8 @@ def test_the_service_itself(tmp_path: Path) -> None:
         assert process.stderr is not None
         address = process.stdout.readline().split()[-1]
         assert address.startswith("http://127.0.0.1:")
-        assert requests.get(address + "health", timeout=120).json()["model"] == "vit_s"
+        health = requests.get(address + "health", timeout=120).json()
+        assert (health["model"], health["speed"]) == ("vit_s", "exact in bfloat16")
     finally:
         process.terminate()
         process.wait()

@@ -14,8 +14,10 @@ from expedit_sam.cli.network import (
     DeviceOption,
     ModelOption,
     OutOption,
+    PrecisionOption,
     SpeedOption,
     load_network,
+    named_speed,
 )
 from expedit_sam.errors import InputError
 
@@ -26,6 +28,7 @@ def batch(
     model: ModelOption = "vit_s",
     checkpoint: CheckpointOption = None,
     speed: SpeedOption = "exact",
+    precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
     images: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where a list's or json's names start.")
@@ -90,7 +93,7 @@ def batch(
         images=images,
         limit=limit,
         model=model,
-        speed=speed,
+        speed=named_speed(speed, precision),
         everything=everything,
         generator={option: value for option, value in chosen.items() if value is not None},
         points_per_batch=points_per_batch,
@@ -101,7 +104,7 @@ def batch(
     if workers is None and (address or find_spec("ray")) is None:
         workers = 0
     on_driver = device if workers == 0 or dry_run else "cpu"
-    sam = load_network(model, checkpoint, speed, on_driver)
+    sam = load_network(model, checkpoint, speed, on_driver, precision)
     if dry_run:
         expected = dry(request, sam)
         typer.echo(

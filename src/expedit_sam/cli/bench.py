@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expedit_sam.cli.network import CheckpointOption, DeviceOption, ModelOption, load_network
+from expedit_sam.cli.network import (
+    CheckpointOption,
+    DeviceOption,
+    ModelOption,
+    PrecisionOption,
+    load_network,
+)
 from expedit_sam.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +26,7 @@ def bench(
     ] = None,
     model: ModelOption = "vit_s",
     checkpoint: CheckpointOption = None,
+    precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
     repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Turns to take.")] = 3,
     everything: Annotated[
@@ -63,6 +70,8 @@ def bench(
     from expedit_sam.hourglass import PRESETS
     from expedit_sam.images import read_image
 
+    if backends and precision != "float32":
+        raise InputError("--backends compares float32: leave out --precision")
     folders = {folder: f" in {folder}" for folder in exported or ()}
     for folder in folders:
         if (network := read_metadata(folder).model) != model:
@@ -70,7 +79,7 @@ def bench(
     formats = installed_formats() if backends else []
     made_up = np.random.default_rng(0).integers(0, 256, (1200, 1800, 3), dtype=np.uint8)
     pixels = made_up if image is None else read_image(image)
-    sam = load_network(model, checkpoint, "exact", device)
+    sam = load_network(model, checkpoint, "exact", device, precision)
     exports = len(SPEEDS) * len(formats)
     steps = exports + (len(PRESETS) + len(folders) + exports) * (repeats + 1)
     errors = Console(stderr=True)
@@ -92,7 +101,7 @@ def bench(
         )
     typer.echo(
         f"{model} on {sam.device}, {pixels.shape[1]}x{pixels.shape[0]} pixels, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{precision}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"median of {repeats} turns"
     )
     Console().print(_table(speeds))

@@ -14,6 +14,7 @@ from expedit_sam.cli.network import (
     OutOption,
     PrecisionOption,
     load_network,
+    named_speed,
 )
 
 
@@ -101,7 +102,7 @@ def evaluate(
     beside: dict[str, Hourglass | None] = {}
     if precision != "float32":
         reduced = load_network(model, checkpoint, "exact", device, precision)
-        named = {f"{name} in {precision}": value for name, value in settings.items()}
+        named = {named_speed(name, precision): value for name, value in settings.items()}
         networks += networks_at(reduced, named, generating)
         beside |= named
     if skip_covered > 0:

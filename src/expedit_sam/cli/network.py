@@ -71,6 +71,11 @@ def load_network(
     )
 
 
+def named_speed(speed: str, precision: str) -> str:
+    """What results call a speed setting at a precision."""
+    return speed if precision == "float32" else f"{speed} in {precision}"
+
+
 def find_export(backend: str | None, folder: Path | None) -> tuple[Path, str]:
     """The folder of an export, and the name of its network.
 

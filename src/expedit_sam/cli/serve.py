@@ -10,8 +10,10 @@ from expedit_sam.cli.network import (
     CheckpointOption,
     DeviceOption,
     ModelOption,
+    PrecisionOption,
     SpeedOption,
     load_network,
+    named_speed,
 )
 
 
@@ -25,6 +27,7 @@ def serve(
     model: ModelOption = "vit_s",
     checkpoint: CheckpointOption = None,
     speed: SpeedOption = "exact",
+    precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
     megabytes: Annotated[float, typer.Option(metavar="N", help="Of the largest upload.")] = 20,
     megapixels: Annotated[float, typer.Option(metavar="N", help="Of the largest image.")] = 40,
@@ -60,8 +63,9 @@ def serve(
     from expedit_sam.serve.server import serve as run
 
     listener = listen(host, port)
-    sam = load_network(model, checkpoint, speed, device)
-    app = build_app(Engine(sam, model, speed, megapixels, kept, waiting), megabytes)
+    sam = load_network(model, checkpoint, speed, device, precision)
+    engine = Engine(sam, model, named_speed(speed, precision), megapixels, kept, waiting)
+    app = build_app(engine, megabytes)
     address, port = listener.getsockname()[:2]
     typer.echo(f"Listening on http://{f'[{address}]' if ':' in address else address}:{port}/")
     run(app, listener)
