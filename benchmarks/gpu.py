@@ -1,17 +1,22 @@
 """Image encoders on one GPU: the original, transformers and ours, in float32 and bfloat16.
 
+The original and ours run compiled too (PyPI's ``segment-anything-fast`` is another network,
+FastSAM; the acceleration of that name is the original, compiled, in bfloat16).
+
     python benchmarks/gpu.py
     python benchmarks/gpu.py --models vit_h --batches 8
 
 Prints milliseconds a batch, images a second, peak memory, the speed beside the original in float32
-and the share of what the measured rate of matrix products would allow. Each runs once uncounted,
-then so many times in a row; medians. Exact ones are compared with the original first.
+and the share of what the measured rate of matrix products would allow. Each runs once uncounted
+(which compiles the compiled ones), then so many times in a row; medians. Exact ones are compared
+with the original first.
 ``--device cpu`` runs the same without a GPU, to see that it works.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +32,7 @@ from torch import Tensor
 from expedit_sam import expedite
 from expedit_sam.evaluate.costs import encoder_cost
 from expedit_sam.hourglass.settings import PRESETS
+from expedit_sam.model.compiled import compile_encoder
 from tests.original import original_modules
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -110,13 +116,18 @@ def _contestants(model: str) -> Iterator[Contestant]:
     theirs = transformers_encoder(sam)
     operations = 2 * encoder_cost(sam.image_encoder, None).multiply_adds
     fewer = 2 * encoder_cost(sam.image_encoder, PRESETS["balanced"]).multiply_adds
+    compiled = copy.deepcopy(sam)
+    compile_encoder(compiled.image_encoder)
+    compiled_original = torch.compile(copy.deepcopy(original.image_encoder))
     for precision in DTYPES:
         yield Contestant("original", precision, original.image_encoder, operations)
+        yield Contestant("original, compiled", precision, compiled_original, operations)
         yield Contestant("transformers", precision, theirs, operations)
-        for speed, count in (("exact", operations), ("balanced", fewer)):
-            expedite(sam, PRESETS[speed])
-            exact = speed == "exact"
-            yield Contestant(f"ours, {speed}", precision, sam.image_encoder, count, exact)
+        for name, network in (("ours", sam), ("ours, compiled", compiled)):
+            for speed, count in (("exact", operations), ("balanced", fewer)):
+                expedite(network, PRESETS[speed])
+                exact = speed == "exact"
+                yield Contestant(f"{name}, {speed}", precision, network.image_encoder, count, exact)
 
 
 def _report(

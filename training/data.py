@@ -73,7 +73,7 @@ def regions_of(labels: np.ndarray, least: float) -> list[tuple[int, int]]:
     return [
         (annotator, number)
         for annotator, one in enumerate(labels)
-        for number in np.flatnonzero(np.bincount(one.ravel()) >= least).tolist()
+        for number in np.flatnonzero(np.bincount(one[one >= 0]) >= least).tolist()
     ]
 
 
@@ -97,7 +97,7 @@ def random_view(
         extent = (share * photo_size).astype(int)
         scale = side / max(extent)
     else:
-        scale *= math.exp(random.uniform(math.log(0.8), math.log(1.7)))
+        scale *= math.exp(random.uniform(math.log(0.7), math.log(1.4)))
         extent = np.minimum(photo_size, (np.array(part) / scale).astype(int))
     top, left = (int(random.integers(0, slack + 1)) for slack in photo_size - extent)
     colour = tuple(random.uniform(0.6, 1.4, size=3).tolist())
@@ -136,6 +136,21 @@ def view_labels(photo: Photo, view: View) -> np.ndarray:
         places.append(np.minimum(start + cells.astype(int), stop - 1))
     labels = photo.segmentations[:, places[0]][:, :, places[1]]
     return labels[:, :, ::-1] if view.mirrored else labels
+
+
+def complete(labels: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """A piece of annotators x h x w labels, -1 where a region has more than a quarter outside it.
+
+    (If no region is complete, all stay.)
+    """
+    piece = labels[:, rows, columns].astype(np.int64)
+    result = np.full_like(piece, -1)
+    for one, inside, kept in zip(labels, piece, result, strict=True):
+        inner = np.bincount(inside.ravel(), minlength=int(one.max()) + 1)
+        whole = np.flatnonzero(inner >= 0.75 * np.bincount(one.ravel(), minlength=len(inner)))
+        chosen = np.isin(inside, whole)
+        kept[chosen] = inside[chosen]
+    return result if regions_of(result, SMALLEST_TRAINED) else piece
 
 
 @dataclass(frozen=True)

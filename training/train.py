@@ -166,14 +166,25 @@ def draw_sample(
     return Sample(part, F.pad(pixels, padding)[None], labels)
 
 
-def draw_cut(part: Part, labels: np.ndarray, random: np.random.Generator) -> Part:
-    """A square of what the part shows of the photo, where small regions weigh as large ones do."""
-    height, width = (-(-extent // CELLS_PER_TOKEN) for extent in labels.shape[1:])
-    longest = min(height, width)
-    shortest = min(SHORTEST_CUT, longest)
-    side = round(math.exp(random.uniform(math.log(shortest), math.log(longest))))
-    top, left = (int(random.integers(0, extent - side + 1)) for extent in (height, width))
-    return Part(part.top + top, part.left + left, side, side)
+def draw_cut(labels: np.ndarray, random: np.random.Generator) -> Part:
+    """A square of tokens around a region drawn from all that ``labels`` show, within them.
+
+    Small regions are most of all regions, and in a cut they weigh as large ones do.
+    """
+    extents = [-(-extent // CELLS_PER_TOKEN) for extent in labels.shape[1:]]
+    (cells,) = data.sample_regions(labels, 1, random).cells
+    box = np.array(data.box_of(cells))[[1, 0, 3, 2]] // CELLS_PER_TOKEN
+    starts, stops = box[:2].astype(int), box[2:].astype(int) + 1
+    longest = min(extents)
+    shortest = min(max(SHORTEST_CUT, *(stops - starts)), longest)
+    side = round(shortest * (longest / shortest) ** random.random() ** 2)
+    top, left = (
+        int(random.integers(max(0, stop - side), max(0, min(start, extent - side)) + 1))
+        if stop - start <= side
+        else int(random.integers(0, extent - side + 1))
+        for start, stop, extent in zip(starts, stops, extents, strict=True)
+    )
+    return Part(top, left, side, side)
 
 
 def image_losses(
@@ -188,13 +199,13 @@ def image_losses(
     embedding = embed_part(sam.image_encoder, sample.pixels, part)
     results = [cut_losses(sam, embedding, sample.labels, part, random, options.prompts)]
     for _ in range(options.cuts):
-        cut = draw_cut(part, sample.labels, random)
-        within = Part(cut.top - part.top, cut.left - part.left, cut.height, cut.width)
+        within = draw_cut(sample.labels, random)
         rows, columns = (
             slice(CELLS_PER_TOKEN * start, CELLS_PER_TOKEN * (start + size))
-            for start, size in ((within.top, cut.height), (within.left, cut.width))
+            for start, size in ((within.top, within.height), (within.left, within.width))
         )
-        labels = sample.labels[:, rows, columns]
+        labels = data.complete(sample.labels, rows, columns)
+        cut = Part(part.top + within.top, part.left + within.left, within.height, within.width)
         results.append(cut_losses(sam, within.cut(embedding), labels, cut, random, options.prompts))
     losses, reached = zip(*results, strict=True)
     return sum(losses) / len(losses), sum(reached) / len(reached)

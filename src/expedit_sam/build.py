@@ -28,6 +28,7 @@ def build_sam(
     hourglass: Hourglass | str | None = None,
     device: str | torch.device | None = None,
     precision: str = "float32",
+    compiled: bool = False,
 ) -> Sam:
     """A Segment Anything network in evaluation mode.
 
@@ -46,6 +47,8 @@ def build_sam(
         device: where the network is put; None is the CPU.
         precision: of the image encoder's weights and products: "float32", or "bfloat16", which is
             faster where the hardware multiplies it and changes masks a little.
+        compiled: let ``torch.compile`` make the image encoder's kernels when it first runs, which
+            takes a minute or more: for many images on a GPU.
 
     Raises:
         InputError: no such model, device or precision, or a checkpoint that cannot be had or does
@@ -68,6 +71,10 @@ def build_sam(
         sam = assemble(read_embedded(), model, source="the embedded checkpoint")
     sam.image_encoder.hourglass = setting
     sam.image_encoder.to(PRECISIONS[precision])
+    if compiled:
+        from expedit_sam.model.compiled import compile_encoder  # loads much of torch
+
+        compile_encoder(sam.image_encoder)
     return sam.to(place)
 
 

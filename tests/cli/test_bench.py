@@ -38,7 +38,8 @@ def test_precision() -> None:
     assert "bfloat16, " in result.output
     result = CliRunner().invoke(app, ["bench", "--backends", "--precision", "bfloat16"])
     assert result.exit_code == 2
-    assert result.stderr == "error: --backends compares float32: leave out --precision\n"
+    line = "error: --backends compares float32: leave out --precision and --compile\n"
+    assert result.stderr == line
 
 
 def test_an_image_that_is_none_is_one_line() -> None:

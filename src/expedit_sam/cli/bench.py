@@ -9,6 +9,7 @@ import typer
 
 from expedit_sam.cli.network import (
     CheckpointOption,
+    CompileOption,
     DeviceOption,
     ModelOption,
     PrecisionOption,
@@ -27,6 +28,7 @@ def bench(
     model: ModelOption = "vit_s",
     checkpoint: CheckpointOption = None,
     precision: PrecisionOption = "float32",
+    compiled: CompileOption = False,
     device: DeviceOption = "auto",
     repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Turns to take.")] = 3,
     everything: Annotated[
@@ -70,8 +72,8 @@ def bench(
     from expedit_sam.hourglass import PRESETS
     from expedit_sam.images import read_image
 
-    if backends and precision != "float32":
-        raise InputError("--backends compares float32: leave out --precision")
+    if backends and (precision != "float32" or compiled):
+        raise InputError("--backends compares float32: leave out --precision and --compile")
     folders = {folder: f" in {folder}" for folder in exported or ()}
     for folder in folders:
         if (network := read_metadata(folder).model) != model:
@@ -79,7 +81,7 @@ def bench(
     formats = installed_formats() if backends else []
     made_up = np.random.default_rng(0).integers(0, 256, (1200, 1800, 3), dtype=np.uint8)
     pixels = made_up if image is None else read_image(image)
-    sam = load_network(model, checkpoint, "exact", device, precision)
+    sam = load_network(model, checkpoint, "exact", device, precision, compiled)
     exports = len(SPEEDS) * len(formats)
     steps = exports + (len(PRESETS) + len(folders) + exports) * (repeats + 1)
     errors = Console(stderr=True)
@@ -99,10 +101,10 @@ def bench(
             everything=RECOMMENDED[model] if everything else None,
             on_step=step,
         )
+    how = f"{precision}, compiled" if compiled else precision
     typer.echo(
-        f"{model} on {sam.device}, {pixels.shape[1]}x{pixels.shape[0]} pixels, "
-        f"{precision}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"median of {repeats} turns"
+        f"{model} on {sam.device}, {pixels.shape[1]}x{pixels.shape[0]} pixels, {how}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {repeats} turns"
     )
     Console().print(_table(speeds))
     for line in fastest(speeds):

@@ -11,6 +11,7 @@ import typer
 from expedit_sam.cli.network import (
     BackendOption,
     CheckpointOption,
+    CompileOption,
     DeviceOption,
     ExportedOption,
     ModelOption,
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from expedit_sam.model.sam import Sam
 
 
+# What the options that choose a network are when nobody uses them.
+DEFAULT_NETWORK = ("vit_s", None, "exact", "float32", False)
+
+
 def masks(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", hidden=True)],
     out: OutOption = Path("out"),
@@ -37,6 +42,7 @@ def masks(
     checkpoint: CheckpointOption = None,
     speed: SpeedOption = "exact",
     precision: PrecisionOption = "float32",
+    compiled: CompileOption = False,
     device: DeviceOption = "auto",
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Of coco, png, yolo, labelme.")
@@ -95,11 +101,11 @@ def masks(
     if exported is None and backend in (None, "torch"):
         from expedit_sam.everything import SamAutomaticMaskGenerator
 
-        network = load_network(model, checkpoint, speed, device, precision)
+        network = load_network(model, checkpoint, speed, device, precision, compiled)
     else:
         from expedit_sam.export.runtime import SamAutomaticMaskGenerator
 
-        if (model, checkpoint, speed, precision) != ("vit_s", None, "exact", "float32"):
+        if (model, checkpoint, speed, precision, compiled) != DEFAULT_NETWORK:
             raise InputError("an export has its own network: leave out --model and the like")
         network, name = find_export(backend, exported)
     given = {option: value for option, value in chosen.items() if value is not None}

@@ -36,6 +36,10 @@ PrecisionOption = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option("--precision", metavar="NAME", help="Of the image encoder: float32, bfloat16."),
 ]
+CompileOption = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the image encoder first: for many, on a GPU."),
+]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps."),
@@ -55,7 +59,12 @@ OverlayOption = Annotated[
 
 
 def load_network(
-    model: str, checkpoint: str | None, speed: str, device: str, precision: str = "float32"
+    model: str,
+    checkpoint: str | None,
+    speed: str,
+    device: str,
+    precision: str = "float32",
+    compiled: bool = False,
 ) -> Sam:
     """The network that these options stand for."""
     from expedit_sam.build import build_sam
@@ -68,6 +77,7 @@ def load_network(
         hourglass=setting,
         device=_place(device),
         precision=precision,
+        compiled=compiled,
     )
 
 

@@ -37,7 +37,7 @@ def cluster_windows(
     number, height, width = map(int, tokens.shape[:3])  # whole numbers in a trace too
     centroids = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), size).flatten(2).transpose(1, 2)
     tokens = tokens.flatten(1, 2)
-    outside = _outside_neighborhood((height, width), size, neighborhood).to(tokens.device)
+    outside = _outside_neighborhood((height, width), size, neighborhood, tokens.device)
     if isinstance(temperature, Tensor):
         temperature = temperature.reshape(number, 1, 1)
     for _ in range(iterations):
@@ -62,13 +62,13 @@ def relative_distances(tokens: Tensor, centroids: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _outside_neighborhood(
-    grid: tuple[int, int], clusters: tuple[int, int], neighborhood: int
+    grid: tuple[int, int], clusters: tuple[int, int], neighborhood: int, device: torch.device
 ) -> Tensor:
     """LxK, true where a token (row order) may not join a cluster (row order)."""
     near = []
     for tokens_along, clusters_along in zip(grid, clusters, strict=True):
-        home = torch.arange(tokens_along) * clusters_along // tokens_along
-        away = (home[:, None] - torch.arange(clusters_along)[None, :]).abs()
+        home = torch.arange(tokens_along, device=device) * clusters_along // tokens_along
+        away = (home[:, None] - torch.arange(clusters_along, device=device)).abs()
         near.append(away <= neighborhood // 2)
     rows, columns = near
     together = rows[:, None, :, None] & columns[None, :, None, :]

@@ -41,6 +41,8 @@ class ImageEncoderViT(nn.Module):
     """
 
     hourglass: Hourglass | None
+    # (encoder, pixels, hourglass) to an image embedding.
+    encode: Callable[[Any, Tensor, Hourglass | None], Tensor]
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class ImageEncoderViT(nn.Module):
             raise ValueError(f"img_size {img_size} is no multiple of patch_size {patch_size}")
         self.img_size = img_size
         self.hourglass = hourglass
+        self.encode = encode
         side = img_size // patch_size
         self.patch_embed = PatchEmbed(
             (patch_size, patch_size),
@@ -105,7 +108,7 @@ class ImageEncoderViT(nn.Module):
         Works in the precision of its weights; the embedding has that of the pixels.
         """
         weight = self.patch_embed.proj.weight
-        return encode(self, x.to(weight.dtype), self.hourglass).to(x.dtype)
+        return self.encode(self, x.to(weight.dtype), self.hourglass).to(x.dtype)
 
 
 class Block(nn.Module):

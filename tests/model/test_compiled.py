@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from expedit_sam.build import build_sam
+from expedit_sam.hourglass.settings import Hourglass
+from expedit_sam.model.attention import attend_sequences
+from expedit_sam.model.compiled import attend_fused, compile_encoder
+from expedit_sam.model.sam import Sam
+
+
+@pytest.mark.parametrize("positions", [None, 4, 7])
+@pytest.mark.parametrize("sized", [False, True])
+def test_fused_attention(positions: int | None, sized: bool) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 6, 4 * 5, 8)
+    tables = None
+    if positions is not None:
+        tables = (torch.randn(2 * positions - 1, 8), torch.randn(2 * positions - 1, 8))
+    key_bias = torch.randn(6, 20) if sized else None
+    fused, plain = (
+        attend(q, k, v, tables, (4, 5), key_bias) for attend in (attend_fused, attend_sequences)
+    )
+    torch.testing.assert_close(fused, plain)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_vit_s")
+@torch.inference_mode()
+def test_the_encoder_is_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a compiler for this machine makes of the graph is torch's to test.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    settings = (None, Hourglass(location=1, clusters=49))
+    sam = build_sam(checkpoint="random")
+    side = sam.image_encoder.img_size
+    plain, compiled = (
+        _embeddings(network, torch.ones(1, 3, side, side), settings)
+        for network in (sam, build_sam(checkpoint="random", compiled=True))
+    )
+    for one, other in zip(compiled, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * other.abs().max())
+
+
+def _embeddings(sam: Sam, pixels: Tensor, settings: tuple[Hourglass | None, ...]) -> list[Tensor]:
+    results = []
+    for sam.image_encoder.hourglass in settings:
+        results.append(sam.image_encoder(pixels))
+    return results
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@torch.inference_mode()
+def test_on_a_gpu(tiny_sam: Sam) -> None:
+    sam, pixels = tiny_sam.to("cuda"), torch.randn(2, 3, 320, 320, device="cuda")
+    settings = (None, Hourglass(location=1, clusters=49))
+    plain = _embeddings(sam, pixels, settings)
+    compile_encoder(sam.image_encoder)
+    for one, other in zip(_embeddings(sam, pixels, settings), plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3 * other.abs().max())
