@@ -1,10 +1,9 @@
-"""What a batch keeps when it is killed, how fast it is beside the bare network, and the service.
+"""What a batch keeps when it is killed, and how fast it is beside the bare network.
 
-python -m benchmarks.batch kill --images 2000
+python -m benchmarks.batch kill --images 2000 [--vit-s]
 python -m benchmarks.batch speed --photos PHOTOS --images 48
 python -m benchmarks.batch stages --photos PHOTOS
 python -m benchmarks.batch nodes
-python -m benchmarks.batch serve --photos PHOTOS --seconds 120
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,6 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-import requests
 import torch
 from PIL import Image
 
@@ -43,31 +40,35 @@ from expedit_sam.batch.stages import make_masks, read
 from expedit_sam.everything.rle import encode_masks
 from expedit_sam.images import find_images, read_image
 
-CORRUPT = 20
+CORRUPT = 20  # files
+CUT_OFF = 200  # bytes that stay of them
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["kill", "speed", "stages", "nodes", "serve"])
+    parser.add_argument("what", choices=["kill", "speed", "stages", "nodes"])
     parser.add_argument("--photos", type=Path, help="a folder")
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--vit-s", action="store_true", help="kill a real network, not a tiny one")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--folder", type=Path, help="keeps images and results; else none is kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         place = options.folder or Path(temporary)
         if options.what == "kill":
-            for workers in options.workers:
-                killed_and_resumed(place, options.photos, options.images, workers)
+            command = (vit_s_batch if options.vit_s else tiny_batch)(
+                place, options.photos, options.images
+            )
+            undisturbed, *others = options.workers
+            left_alone(command, place / "whole", undisturbed)
+            for workers in others or [undisturbed]:
+                killed_and_resumed(command, place, workers)
         elif options.what == "speed":
             speed(place, options.photos, options.images, options.workers)
         elif options.what == "stages":
             stages(place, options.photos)
-        elif options.what == "nodes":
-            a_node_lost(place, options.images)
         else:
-            clients(options.photos, options.seconds)
+            a_node_lost(place, options.images)
 
 
 def small_images(folder: Path, photos: Path | None, number: int, side: int) -> Path:
@@ -90,6 +91,8 @@ def small_images(folder: Path, photos: Path | None, number: int, side: int) -> P
 
 def with_clicks(images: Path) -> Path:
     """A list of the images with a click in the middle of each."""
+    if (images / "clicks.parquet").exists():
+        return images / "clicks.parquet"
     files = sorted(images.glob("*.jpg"))
     clicks = [[[Image.open(file).width / 2, Image.open(file).height / 2]] for file in files]
     table = pa.table({"path": [file.name for file in files], "points": clicks})
@@ -134,45 +137,80 @@ def _proportional(process: psutil.Process) -> float:
 # -- killed ------------------------------------------------------------------------------------
 
 
-def killed_and_resumed(place: Path, photos: Path | None, number: int, workers: int) -> None:
-    """Kill a batch with a tiny network three times; compare with one that was left alone."""
+def tiny_batch(place: Path, photos: Path | None, number: int) -> list[str]:
+    """The command of a batch in everything mode with the tests' tiny network."""
     images = small_images(place / "images", photos, number, 64)
-    broken = sorted(images.glob("*.jpg"))[:: max(1, number // CORRUPT)][:CORRUPT]
-    for file in broken:
-        file.write_bytes(file.read_bytes()[:200])
-    whole, out = place / "whole", place / f"killed_{workers}"
-    command = [
+    damage(images)
+    return [
         *(sys.executable, "-m", "tests.batch.tiny_program", "batch", str(images)),
         *("--checkpoint", "random", "--points-per-side", "2", "--pred-iou-thresh", "-100"),
         *("--stability-score-thresh", "0", "--min-mask-region-area", "0", "--threads", "1"),
     ]
-    if not whole.exists():
-        subprocess.run([*command, "--out", str(whole), "--workers", "0"], check=True)
+
+
+def vit_s_batch(place: Path, photos: Path | None, number: int) -> list[str]:
+    """The command of a batch of clicks with vit_s at its fastest, after the bare network's rate."""
+    source = str(with_clicks(small_images(place / "images", photos, number, 256)))
+    sam = build_sam(hourglass="fast", precision="bfloat16")
+    rate = bare_loop(sam, source, threads=1, limit=200)
+    print(f"bare network, 1 thread: {rate:.2f} images/s", flush=True)
+    damage(place / "images")
+    return [
+        *(sys.executable, "-m", "expedit_sam", "batch", source, "--threads", "1"),
+        *("--speed", "fast", "--precision", "bfloat16"),
+    ]
+
+
+def damage(images: Path) -> None:
+    """Cut ``CORRUPT`` of the files off."""
+    files = sorted(images.glob("*.jpg"))
+    for file in files[:: max(1, len(files) // CORRUPT)][:CORRUPT]:
+        file.write_bytes(file.read_bytes()[:CUT_OFF])
+
+
+def left_alone(command: list[str], out: Path, workers: int) -> None:
+    """A batch that nobody disturbs, to compare with."""
+    if not (out / "summary.json").exists():
+        print(f"left alone, {workers} workers: {last_run([*command, '--workers', workers], out)}")
+
+
+def last_run(command: list[object], out: Path) -> str:
+    """Run to the end; how fast and in how much memory."""
+    process = subprocess.Popen([*map(str, command), "--out", str(out)])
+    memory = Memory(process.pid)
+    assert process.wait() == 0
+    ran = json.loads((out / "summary.json").read_text())["last_run"]
+    rate = ran["images"] / ran["seconds"]
+    return f"{ran['images']} images, {rate:.2f} a second with the start; {memory.told()}"
+
+
+def killed_and_resumed(command: list[str], place: Path, workers: int) -> None:
+    """Kill a batch three times; compare with the one that was left alone."""
+    whole, out = place / "whole", place / f"killed_{workers}"
     total = len(list(whole.glob("shards/*")))
     chance = random.Random(0)
-    for part in (1, 2, 3):
+    for done in sorted(chance.sample(range(1, total // 2), 3)):
         process = subprocess.Popen([*command, "--out", str(out), "--workers", str(workers)])
-        while len(list(out.glob("shards/*.parquet"))) < total * part // 4 - 1:
+        while len(list(out.glob("shards/*.parquet"))) < done:
             time.sleep(0.01)
             assert process.poll() is None
         time.sleep(chance.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
         process.wait()
         print(f"killed with {len(list(out.glob('shards/*.parquet')))} of {total} shards")
-    process = subprocess.Popen([*command, "--out", str(out), "--workers", str(workers)])
-    memory = Memory(process.pid)
-    assert process.wait() == 0
+    rest = last_run([*command, "--workers", workers], out)
     equal = all(
         file.read_bytes() == (out / "shards" / file.name).read_bytes()
         for file in whole.glob("shards/*")
     )
     rows = pq.read_table(out / "shards").to_pylist()
-    failed = sorted(row["image"] for row in rows if row["error"])
+    failed = sorted(Path(row["image"]).name for row in rows if row["error"])
+    files = sorted((place / "images").glob("*.jpg"))
+    broken = [file.name for file in files if file.stat().st_size <= CUT_OFF]
     print(
         f"{workers} workers: {len(rows)} rows of {len({row['image'] for row in rows})} images; "
-        f"{len(failed)} failures reported, those that are broken: "
-        f"{failed == [file.name for file in broken]}; "
-        f"shards equal byte for byte: {equal}; {memory.told()}"
+        f"{len(failed)} failures reported, those that are broken: {failed == broken}; "
+        f"shards equal byte for byte: {equal}; the last run: {rest}"
     )
 
 
@@ -214,11 +252,11 @@ def speed(place: Path, photos: Path, number: int, workers: list[int]) -> None:
         )
 
 
-def bare_loop(sam: torch.nn.Module, source: str, threads: int) -> float:
+def bare_loop(sam: torch.nn.Module, source: str, threads: int, limit: int | None = None) -> float:
     """Images a second: read, one click, run-length encode."""
     torch.set_num_threads(threads)
     predictor = SamPredictor(sam)
-    items = list_items(source).to_pylist()
+    items = list_items(source).to_pylist()[:limit]
     predictor.set_image(read_image(items[0]["uri"]))
     started = time.perf_counter()
     for item in items:
@@ -295,53 +333,6 @@ def a_node_lost(place: Path, number: int) -> None:
     )
     rows = pq.read_table(place / "two" / "shards").num_rows
     print(f"node killed after {killed[0]} of {number} images: {rows} rows, equal bytes: {equal}")
-
-
-# -- the service -------------------------------------------------------------------------------
-
-
-def clients(photos: Path, seconds: float, number: int = 16) -> None:
-    """So many clients at a time, clicking on 8 photographs; one request in 16 is on any."""
-    program = [sys.executable, "-m", "expedit_sam", "serve", "--port", "0", "--speed", "fast"]
-    server = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    address = server.stdout.readline().split()[-1]
-    files = [file.read_bytes() for file in find_images([photos])]
-    memory = Memory(server.pid)
-    until = time.monotonic() + seconds
-
-    def client(seed: int) -> list[tuple[float, int]]:
-        chance = random.Random(seed)
-        answers = []
-        while time.monotonic() < until:
-            chosen = files if chance.random() < 1 / 16 else files[:8]
-            prompts = {"points": [[chance.uniform(0, 300), chance.uniform(0, 300)]]}
-            started = time.perf_counter()
-            response = requests.post(
-                address + "masks",
-                files={"image": chance.choice(chosen)},
-                data={"prompts": json.dumps(prompts)},
-                timeout=300,
-            )
-            answers.append((time.perf_counter() - started, response.status_code))
-        return answers
-
-    try:
-        with ThreadPoolExecutor(number) as pool:
-            answers = [answer for part in pool.map(client, range(number)) for answer in part]
-        figures = requests.get(address + "metrics", timeout=60).text
-    finally:
-        server.terminate()
-        server.wait()
-    times = np.array([taken for taken, _ in answers])
-    codes = {code: sum(c == code for _, c in answers) for _, code in answers}
-    tenths = {p: float(np.percentile(times, p)) for p in (50, 90, 99, 100)}
-    print(
-        f"{number} clients, {seconds:g} s: {len(answers)} answers {codes}; "
-        + ", ".join(f"p{p} {value:.2f} s" for p, value in tenths.items())
-        + f"; {memory.told()}"
-    )
-    print(*(line for line in figures.splitlines() if "cache" in line and line[0] != "#"), sep="\n")
 
 
 if __name__ == "__main__":
