@@ -59,9 +59,8 @@ def main() -> None:
             command = (vit_s_batch if options.vit_s else tiny_batch)(
                 place, options.photos, options.images
             )
-            undisturbed, *others = options.workers
-            left_alone(command, place / "whole", undisturbed)
-            for workers in others or [undisturbed]:
+            left_alone(command, place / "whole", options.workers[0])
+            for workers in options.workers:
                 killed_and_resumed(command, place, workers)
         elif options.what == "speed":
             speed(place, options.photos, options.images, options.workers)
@@ -192,7 +191,7 @@ def killed_and_resumed(command: list[str], place: Path, workers: int) -> None:
     whole, out = place / "whole", place / f"killed_{workers}"
     total = len(list(whole.glob("shards/*")))
     chance = random.Random(0)
-    for done in sorted(chance.sample(range(1, total // 2), 3)):
+    for done in sorted(chance.choices(range(1, total // 2 + 1), k=3)):
         process = subprocess.Popen([*command, "--out", str(out), "--workers", str(workers)])
         while len(list(out.glob("shards/*.parquet"))) < done:
             time.sleep(0.01)
