@@ -78,7 +78,8 @@ def test_shares_make_the_same_files_in_any_order(tmp_path: Path, pictures: Path,
     task = Task.of(few, everything=TAKE_ALL)
     run(job_of(tmp_path / "whole", pictures), in_this_process(few, task))
     for part in (2, 3, 1):
-        run(job_of(tmp_path / "parts", pictures), in_this_process(few, task), (part, 3))
+        job = job_of(tmp_path / "parts", pictures)
+        run(job, in_this_process(few, task), job.pending((part, 3)))
         assert len(shards_of(tmp_path / "parts")) == {2: 1, 3: 2, 1: 3}[part]
     assert shards_of(tmp_path / "whole") == shards_of(tmp_path / "parts")
 

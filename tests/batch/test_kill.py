@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -72,3 +73,30 @@ def test_on_ray_as_in_one_process(tmp_path: Path) -> None:
     kill_after(1, source, tmp_path / "out", "--workers", "2")
     finish(source, tmp_path / "out", "--workers", "2")
     assert shards_of(tmp_path / "out") == shards_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_control_c_on_ray(tmp_path: Path) -> None:
+    """As a terminal sends it, to every process of the command: one word, and what is done stays."""
+    pytest.importorskip("ray")
+    source = write_pictures(tmp_path / "pictures", 200)
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(source, out, "--workers", "1"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(out.glob("shards/*.parquet")):
+        time.sleep(0.01)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    told, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert told == ""
+    lines = [line for line in errors.splitlines() if line and "images/s" not in line]
+    assert lines == ["interrupted"]
+    assert 1 <= len(shards_of(out)) < 50
+    assert not list(out.glob("shards/.*"))

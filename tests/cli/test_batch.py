@@ -52,6 +52,24 @@ def test_again_does_nothing(run: Callable, photos: Path) -> None:
     assert Path("out/shards/000000.parquet").stat() == before
 
 
+def test_failures_are_tried_again_if_asked(run: Callable, photos: Path, photo: np.ndarray) -> None:
+    assert "--retry-failed tries them again" in run("batch", photos, *ALL).stdout
+    Image.fromarray(photo).save(photos / "b.png")
+    assert "failed: 1" in run("batch", photos, *ALL).stdout
+    result = run("batch", photos, *ALL, "--retry-failed")
+    assert "images: 3 of 3; failed: 0; left: 0" in result.stdout
+    assert "--retry-failed" not in result.stdout
+    assert [row["error"] for row in pq.read_table("out/shards").to_pylist()] == [None] * 3
+
+
+def test_a_retry_leaves_what_went_well(run: Callable, photos: Path) -> None:
+    run("batch", photos, *ALL, "--images-per-shard", 1)
+    before = [Path(f"out/shards/00000{i}.parquet").stat().st_mtime_ns for i in range(3)]
+    run("batch", photos, *ALL, "--images-per-shard", 1, "--retry-failed")
+    after = [Path(f"out/shards/00000{i}.parquet").stat().st_mtime_ns for i in range(3)]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+
+
 def test_the_number_of_threads_stays(run: Callable, photos: Path) -> None:
     run("batch", photos, *ALL)
     assert run("batch", photos, *ALL[:4], *ALL[6:]).exit_code == 0

@@ -80,10 +80,18 @@ class Job:
         """Where the results of a chunk are, or will be."""
         return self.folder / "shards" / f"{chunk:06d}.parquet"
 
-    def pending(self, share: tuple[int, int] = (1, 1)) -> list[int]:
-        """Chunks of the i-th of n shares that are not done."""
+    def pending(self, share: tuple[int, int] = (1, 1), failed: bool = False) -> list[int]:
+        """Chunks of the i-th of n shares that are not done; with ``failed``, or hold failures."""
         part, parts = share
-        return [c for c in self.chunks[part - 1 :: parts] if not self.shard(c).exists()]
+        return [
+            chunk
+            for chunk in self.chunks[part - 1 :: parts]
+            if not self.shard(chunk).exists() or (failed and self._has_failures(chunk))
+        ]
+
+    def _has_failures(self, chunk: int) -> bool:
+        errors = pq.ParquetFile(self.shard(chunk)).read(["error"])["error"]
+        return bool(errors.null_count < len(errors))
 
     def items_of(self, chunk: int) -> pa.Table:
         """The list of a chunk's images."""

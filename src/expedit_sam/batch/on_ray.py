@@ -40,6 +40,8 @@ def cluster(address: str | None = None) -> Iterator[None]:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    # At Ctrl+C Ray tells standard output that workers were stopped, which was the point.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`")
     try:
         import ray
     except ImportError as error:
@@ -55,7 +57,10 @@ def cluster(address: str | None = None) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         if not address:
             raise
-        raise InputError(f"no Ray cluster answers at {address}: check --address") from error
+        raise InputError(
+            f"no Ray cluster lets this machine in at {address}: check --address, and its token "
+            "(RAY_AUTH_MODE=token)"
+        ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

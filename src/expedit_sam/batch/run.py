@@ -65,21 +65,21 @@ def in_this_process(sam: Sam, task: Task, threads: int | None = None) -> Pipelin
 def run(
     job: Job,
     pipeline: Pipeline,
-    share: tuple[int, int] = (1, 1),
+    chunks: Iterable[int] | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Do what is left of a job.
+    """Do chunks of a job, each into its shard.
 
     Arguments:
         job: the job.
         pipeline: from blocks of items to results, in any order.
-        share: (i, n) of chunks, where n processes divide the work.
+        chunks: their numbers; None is what is left.
         on_progress: called after each block.
     """
     size = job.settings["images_per_shard"]
     progress = Progress()
     waiting: dict[int, list[pa.Table]] = defaultdict(list)
-    for results in pipeline(blocks(job, job.pending(share))):
+    for results in pipeline(blocks(job, job.pending() if chunks is None else chunks)):
         progress.count(results)
         # Results of a block belong to one chunk, because blocks do.
         chunk = results["index"][0].as_py() // size

@@ -90,6 +90,7 @@ def start(
     device: str,
     address: str | None,
     coco: bool,
+    retry_failed: bool,
     on_progress: OnProgress,
 ) -> dict[str, Any]:
     """Do a job, or what is left of it.
@@ -103,6 +104,7 @@ def start(
         device: of Ray's workers, "auto", "cpu", "cuda" or "mps".
         address: of a Ray cluster; None starts one here.
         coco: whether to write coco.json too.
+        retry_failed: whether to do shards with failures again.
         on_progress: called with the images done, to be done and failed, and the seconds.
 
     Returns:
@@ -120,12 +122,13 @@ def start(
         job = Job.open(out, settings, request.list)
         task = request.task(sam, job.items)
         pipeline = on_ray(sam, task, shape) if shape else in_this_process(sam, task, threads)
-        total = sum(job.items_of(chunk).num_rows for chunk in job.pending(share))
+        chunks = job.pending(share, retry_failed)
+        total = sum(job.items_of(chunk).num_rows for chunk in chunks)
 
         def told(progress: Progress) -> None:
             on_progress(progress.images, total, progress.failures, progress.elapsed)
 
-        progress = run(job, pipeline, share, told)
+        progress = run(job, pipeline, chunks, told)
         if coco:
             write_coco(job)
         return write_summary(job, progress, shape.workers if shape else 0)

@@ -64,6 +64,9 @@ def batch(
         int, typer.Option(min=1, metavar="N", help="Images of a Parquet file.")
     ] = 64,
     coco: Annotated[bool, typer.Option("--coco", help="Write coco.json at the end too.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Do shards with failed images again.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take, from a few images.")
     ] = False,
@@ -114,13 +117,26 @@ def batch(
         )
         return
     with BatchProgress() as progress:
-        summary = start(request, sam, out, share, workers, device, address, coco, progress.update)
+        summary = start(
+            request,
+            sam,
+            out,
+            share,
+            workers,
+            device,
+            address,
+            coco,
+            retry_failed,
+            progress.update,
+        )
     ran = summary["last_run"]
     typer.echo(
         f"masks: {summary['masks']}; images: {summary['segmented']} of {summary['images']}; "
         f"failed: {summary['failed']}; left: {summary['pending']}; "
         f"time: {ran['seconds']:.1f} s; folder: {out}"
     )
+    if summary["failed"]:
+        typer.echo(f"{out}/summary.json says why they failed; --retry-failed tries them again")
 
 
 def _share(text: str) -> tuple[int, int]:
