@@ -221,6 +221,8 @@ def test_cancelling(visit: Visit, address: str) -> None:
     page.get_by_text("of 4096").first.wait_for()
     page.get_by_role("button", name="Cancel").click()
     said(page, "everything-status", "Cancelled")
+    # Until the page knows that the work has ended, it passes over a second press.
+    page.get_by_text("of 4096").first.wait_for(state="hidden")
     points.fill("4")
     points.press("Tab")
     page.get_by_role("button", name="Find masks").click()
