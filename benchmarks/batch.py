@@ -1,8 +1,6 @@
-"""What a batch keeps when it is killed, and how fast it is beside the bare network.
+"""What a batch keeps when it is killed, or a node of its cluster is.
 
-python -m benchmarks.batch kill --images 2000 [--vit-s]
-python -m benchmarks.batch speed --photos PHOTOS --images 48
-python -m benchmarks.batch stages --photos PHOTOS
+python -m benchmarks.batch kill --images 2000 [--vit-s --photos PHOTOS]
 python -m benchmarks.batch nodes
 """
 
@@ -18,9 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -29,15 +25,10 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from expedit_sam import SamPredictor, build_sam
 from expedit_sam.batch import Task, on_ray
 from expedit_sam.batch.job import Job
-from expedit_sam.batch.loading import ITEM_COLUMNS, load_item
-from expedit_sam.batch.network import Network
 from expedit_sam.batch.run import Progress, in_this_process, run
 from expedit_sam.batch.sources import list_items
-from expedit_sam.batch.stages import make_masks, read
-from expedit_sam.everything.rle import encode_masks
 from expedit_sam.images import find_images, read_image
 
 CORRUPT = 20  # files
@@ -46,7 +37,7 @@ CUT_OFF = 200  # bytes that stay of them
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["kill", "speed", "stages", "nodes"])
+    parser.add_argument("what", choices=["kill", "nodes"])
     parser.add_argument("--photos", type=Path, help="a folder")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--vit-s", action="store_true", help="kill a real network, not a tiny one")
@@ -62,10 +53,6 @@ def main() -> None:
             left_alone(command, place / "whole", options.workers[0])
             for workers in options.workers:
                 killed_and_resumed(command, place, workers)
-        elif options.what == "speed":
-            speed(place, options.photos, options.images, options.workers)
-        elif options.what == "stages":
-            stages(place, options.photos)
         else:
             a_node_lost(place, options.images)
 
@@ -148,17 +135,11 @@ def tiny_batch(place: Path, photos: Path | None, number: int) -> list[str]:
 
 
 def vit_s_batch(place: Path, photos: Path | None, number: int) -> list[str]:
-    """The command of a batch of clicks with vit_s at its fastest, after the bare network's rate."""
-    images = place / "images"
-    fresh = not images.exists()
-    source = str(with_clicks(small_images(images, photos, number, 256)))
-    if fresh:  # later some of them are damaged
-        sam = build_sam(hourglass="fast", precision="bfloat16")
-        rate = bare_loop(sam, source, threads=1, limit=200)
-        print(f"bare network, 1 thread: {rate:.2f} images/s", flush=True)
-        damage(images)
+    """The command of a batch of clicks with vit_s at its fastest."""
+    source = with_clicks(small_images(place / "images", photos, number, 256))
+    damage(place / "images")
     return [
-        *(sys.executable, "-m", "expedit_sam", "batch", source, "--threads", "1"),
+        *(sys.executable, "-m", "expedit_sam", "batch", str(source), "--threads", "1"),
         *("--speed", "fast", "--precision", "bfloat16"),
     ]
 
@@ -214,89 +195,6 @@ def killed_and_resumed(command: list[str], place: Path, workers: int) -> None:
         f"{len(failed)} failures reported, those that are broken: {failed == broken}; "
         f"shards equal byte for byte: {equal}; the last run: {rest}"
     )
-
-
-# -- speed -------------------------------------------------------------------------------------
-
-
-def speed(place: Path, photos: Path, number: int, workers: list[int]) -> None:
-    """One click an image with vit_s, fast: the bare network in a loop, and batches."""
-    source = str(with_clicks(small_images(place / "images", photos, number, 256)))
-    sam = build_sam(hourglass="fast")
-    task = Task.of(sam, speed="fast")
-    bare = {threads: bare_loop(sam, source, threads) for threads in (1, 2)}
-    for threads, rate in bare.items():
-        print(f"bare network, {threads} threads: {rate:.3f} images/s", flush=True)
-    for count in workers:
-        settings = {"images_per_shard": 16}
-        job = Job.open(place / f"speed{count}", settings, lambda: list_items(source))
-        marks: list[tuple[float, int]] = []
-
-        def mark(progress: Progress, marks: list[tuple[float, int]] = marks) -> None:
-            marks.append((progress.elapsed, progress.images))
-
-        memory = Memory(psutil.Process().pid)
-        if count == 0:
-            progress = run(job, in_this_process(sam, task, 1), on_progress=mark)
-        else:
-            with on_ray.cluster():
-                shape = on_ray.Shape.of(count, 1, "cpu")
-                progress = run(job, on_ray.on_ray(sam, task, shape), on_progress=mark)
-        (first, before), (last, after) = marks[0], marks[-1]
-        steady = (after - before) / (last - first)
-        print(
-            f"{count} workers of 1 thread: {progress.images / progress.elapsed:.3f} images/s with "
-            f"the start, {steady:.3f} after the first results ({steady / bare[1]:.2f} times the "
-            f"bare network's); worker seconds "
-            + ", ".join(f"{name} {value:.1f}" for name, value in progress.seconds.items())
-            + f"; {memory.told()}",
-            flush=True,
-        )
-
-
-def bare_loop(sam: torch.nn.Module, source: str, threads: int, limit: int | None = None) -> float:
-    """Images a second: read, one click, run-length encode."""
-    torch.set_num_threads(threads)
-    predictor = SamPredictor(sam)
-    items = list_items(source).to_pylist()[:limit]
-    predictor.set_image(read_image(items[0]["uri"]))
-    started = time.perf_counter()
-    for item in items:
-        predictor.set_image(read_image(item["uri"]))
-        (prompt,) = item["prompts"]
-        masks, scores, _ = predictor.predict(np.array(prompt["points"]), np.array([1]))
-        encode_masks(masks[scores.argmax()][None])
-    return len(items) / (time.perf_counter() - started)
-
-
-# -- stages ------------------------------------------------------------------------------------
-
-
-def stages(place: Path, photos: Path, side: int = 10) -> None:
-    """CPU seconds of the stages for an image as SA-1B has them: 2250x1500, about 100 masks."""
-    photo = Image.fromarray(read_image(find_images([photos])[0])).resize((2250, 1500))
-    photo.save(place / "photo.jpg", quality=95)
-    grid = [[225.0 * (x + 0.5), 150.0 * (y + 0.5)] for x in range(side) for y in range(side)]
-    rows = pa.table({"path": ["photo.jpg"] * 16, "points": [grid] * 16})
-    pq.write_table(rows, place / "photo.parquet")
-    sam = build_sam(hourglass="fast")
-    task = Task.of(sam, speed="fast")
-    settings = {"images_per_shard": 16}
-    job = Job.open(place / "job", settings, lambda: list_items(str(place / "photo.parquet")))
-
-    def timed(name: str, work: Callable[[], Any], images: int) -> Any:
-        started = time.process_time()
-        result = work()
-        print(f"{name}: {(time.process_time() - started) / images:.3f} CPU seconds an image")
-        return result
-
-    one = job.items_of(0).slice(0, 1)
-    table = timed("read", lambda: read(one, task, load_item, ITEM_COLUMNS), 1)
-    answered = Network(sam, task, 1)(table)
-    masks = timed(f"masks, {side**2} of them", lambda: make_masks(answered, task), 1)
-    results = [masks.set_column(0, "index", pa.array([index], pa.int64())) for index in range(16)]
-    timed("write", lambda: job.write(0, results), 16)
-    print(f"results: {job.shard(0).stat().st_size / 16 / 1e3:.0f} kB an image")
 
 
 # -- a lost node -------------------------------------------------------------------------------
