@@ -35,29 +35,30 @@ def cluster_windows(
         tokens each holds. Sizes of a window sum to H*W.
     """
     number, height, width = map(int, tokens.shape[:3])  # whole numbers in a trace too
-    centroids = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), size).flatten(2).transpose(1, 2)
     tokens = tokens.flatten(1, 2)
+    # Clusters are means of tokens, so products of tokens with tokens give all distances: half the
+    # work of products with every round's clusters.
+    products_of_tokens = tokens @ tokens.transpose(1, 2)
     outside = _outside_neighborhood((height, width), size, neighborhood, tokens.device)
+    shares = _first_shares((height, width), size, tokens.device).to(tokens.dtype)
     if isinstance(temperature, Tensor):
         temperature = temperature.reshape(number, 1, 1)
     for _ in range(iterations):
-        scores = (-temperature * relative_distances(tokens, centroids)).masked_fill(
-            outside, -torch.inf
-        )
+        products = products_of_tokens @ shares
+        squares = (shares * products).sum(dim=1, keepdim=True)
+        scores = (temperature * (2 * products - squares)).masked_fill(outside, -torch.inf)
         belonging = scores.softmax(dim=-1)
         sizes = belonging.sum(dim=1)
         # A cluster that every token has left keeps a tiny size instead of dividing by zero.
-        centroids = (belonging.transpose(1, 2) @ tokens) / sizes.clamp_min(1e-12)[..., None]
-    return centroids, sizes
+        shares = belonging / sizes.clamp_min(1e-12)[:, None]
+    return shares.transpose(1, 2) @ tokens, sizes
 
 
-def relative_distances(tokens: Tensor, centroids: Tensor) -> Tensor:
-    """NxLxK squared distances of NxLxC tokens to NxKxC centroids, less each token's squared norm.
-
-    That norm is the same for all clusters of a token: no softmax or ranking over them sees it.
-    """
-    squares = centroids.square().sum(dim=-1)[:, None, :]
-    return torch.baddbmm(squares, tokens, centroids.transpose(1, 2), alpha=-2)
+@lru_cache(maxsize=64)
+def _first_shares(grid: tuple[int, int], clusters: tuple[int, int], device: torch.device) -> Tensor:
+    """LxK, how much of a cluster (row order) each token (row order) is before the first round."""
+    each = torch.eye(grid[0] * grid[1], device=device).view(-1, 1, *grid)
+    return F.adaptive_avg_pool2d(each, clusters).flatten(1)
 
 
 @lru_cache(maxsize=64)

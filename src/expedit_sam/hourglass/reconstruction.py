@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from expedit_sam.hourglass.clustering import relative_distances
-
 
 def reconstruction_weights(
     tokens: Tensor, centroids: Tensor, *, temperature: Tensor | float, neighbors: int
@@ -27,6 +25,15 @@ def reconstruction_weights(
     """
     if isinstance(temperature, Tensor):
         temperature = temperature.reshape(-1, 1, 1)
-    scores = -temperature * relative_distances(tokens, centroids)
+    scores = -temperature * _relative_distances(tokens, centroids)
     nearest, places = scores.topk(min(neighbors, centroids.shape[1]), dim=-1)
     return torch.zeros_like(scores).scatter_(-1, places, nearest.softmax(dim=-1))
+
+
+def _relative_distances(tokens: Tensor, centroids: Tensor) -> Tensor:
+    """NxLxK squared distances of NxLxC tokens to NxKxC centroids, less each token's squared norm.
+
+    That norm is the same for all clusters of a token: no softmax or ranking over them sees it.
+    """
+    squares = centroids.square().sum(dim=-1)[:, None, :]
+    return torch.baddbmm(squares, tokens, centroids.transpose(1, 2), alpha=-2)
