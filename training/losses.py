@@ -9,7 +9,7 @@ from torch.nn import functional as F
 # A target below 100 low-res pixels (six tokens) is for the last of three masks, one of 1000 or more
 # for the first; another mask is trained on it only where its loss is lower by WRONG_SIZE.
 MASK_SIZES = (1000, 100)
-WRONG_SIZE = 0.5
+WRONG_SIZE = 0.4
 
 
 def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def prompt_loss(
     best = (three.detach() + WRONG_SIZE * distance).argmin(dim=1, keepdim=True)
     loss = (
         three.gather(1, best).mean()
-        + 0.03 * three.mean()
+        + 0.005 * three.mean()
         + (1.0 if clear else 0.3) * losses[:, 0].mean()
     )
     loss = loss + F.mse_loss(predicted, reached)

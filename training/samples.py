@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import data
 import numpy as np
 import torch
@@ -18,6 +19,10 @@ from expedit_sam.model.sam import Sam
 PART_WINDOWS = 2
 # Tokens along the shortest side of a cut, and label cells along each side of a token.
 SHORTEST_CUT = 8
+# This share of views gets up to so many regions of another photo, none larger than a share of it.
+PASTED_SHARE = 0.5
+MOST_PASTED = 8
+LARGEST_PASTED = 0.1
 CELLS_PER_TOKEN = 8
 
 
@@ -53,16 +58,56 @@ def draw_sample(
     sam: Sam, photos: list[data.Photo], whole_share: float, random: np.random.Generator
 ) -> Sample:
     side, patch = sam.image_encoder.img_size, sam.image_encoder.patch_embed.proj.stride[0]
-    photo = photos[int(random.integers(len(photos)))]
     part = draw_part(sam, whole_share, random)
     size = (part.height * patch, part.width * patch)
-    view = data.random_view(photo, size, side, random)
-    seen = data.view_pixels(photo, view)[: size[0], : size[1]]
+    seen, labels = draw_view(photos, size, side, random)
+    if random.random() < PASTED_SHARE:
+        paste(seen, labels, *draw_view(photos, size, side, random), random)
     pixels = torch.from_numpy(seen).permute(2, 0, 1).to(sam.device)
     pixels = (pixels - sam.pixel_mean) / sam.pixel_std
     padding = (0, size[1] - seen.shape[1], 0, size[0] - seen.shape[0])
-    labels = data.view_labels(photo, view)[:, : size[0] // 2, : size[1] // 2]
     return Sample(part, F.pad(pixels, padding)[None], labels)
+
+
+def draw_view(
+    photos: list[data.Photo], size: tuple[int, int], side: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """HxWx3 pixels and annotators x H/2 x W/2 region numbers of at most ``size``."""
+    photo = photos[int(random.integers(len(photos)))]
+    view = data.random_view(photo, size, side, random)
+    pixels = data.view_pixels(photo, view)[: size[0], : size[1]]
+    labels = data.view_labels(photo, view)[:, : size[0] // 2, : size[1] // 2]
+    return pixels, labels.astype(np.int64)
+
+
+def paste(
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    donor_pixels: np.ndarray,
+    donor_labels: np.ndarray,
+    random: np.random.Generator,
+) -> None:
+    """Put a few regions of another photo anywhere into a view (Ghiasi et al., 2012.07177)."""
+    annotator = donor_labels[int(random.integers(len(donor_labels)))]
+    regions = data.regions_of(annotator[None], data.SMALLEST_TRAINED)
+    # A photo may end before the labels' last cell does.
+    rows, columns = np.minimum(labels.shape[1:], np.array(pixels.shape[:2]) // 2)
+    number = int(labels.max())
+    for i in random.permutation(len(regions))[: int(random.integers(1, MOST_PASTED + 1))]:
+        mask = annotator == regions[i][1]
+        x0, y0, x1, y1 = (int(value) for value in data.box_of(mask))
+        mask = mask[y0 : y1 + 1, x0 : x1 + 1]
+        height, width = mask.shape
+        if mask.sum() > LARGEST_PASTED * labels[0].size or height > rows or width > columns:
+            continue
+        top, left = (int(random.integers(0, room + 1)) for room in (rows - height, columns - width))
+        number += 1
+        labels[:, top : top + height, left : left + width][:, mask] = number
+        source = donor_pixels[2 * y0 : 2 * (y1 + 1), 2 * x0 : 2 * (x1 + 1)]
+        fine = mask.repeat(2, axis=0).repeat(2, axis=1)[: len(source), : source.shape[1]]
+        share = cv2.GaussianBlur(fine.astype(np.float32), (0, 0), 1.0)[..., None]  # softens edges
+        below = pixels[2 * top : 2 * top + len(fine), 2 * left : 2 * left + fine.shape[1]]
+        below[:] = (share * source + (1 - share) * below + 0.5).astype(np.uint8)
 
 
 def draw_cut(labels: np.ndarray, random: np.random.Generator) -> Part:

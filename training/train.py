@@ -9,6 +9,7 @@ a checkpoint or the packaged file, else from DINOv2's encoder and a fresh decode
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import math
@@ -29,6 +30,8 @@ from torch import Tensor, nn
 from expedit_sam.model.sam import Sam
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# What a run reports and leaves are weights averaged over about so many of its last steps.
+AVERAGED_STEPS = 60
 
 
 def parameter_groups(sam: Sam, options: argparse.Namespace) -> list[dict]:
@@ -102,19 +105,22 @@ class Training:
         groups = parameter_groups(self.sam, options)
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+        self.average = {k: v.clone() for k, v in self.sam.state_dict().items()}
         self.step, self.seconds = 0, 0.0
         if self.checkpoint.exists():
             self._resume()
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=DEVICE, weights_only=True)
-        self.sam.load_state_dict(state["model"])
+        self.sam.load_state_dict(state["last"])
+        self.average = state["model"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
         state = {
-            "model": self.sam.state_dict(),
+            "model": self.average,
+            "last": self.sam.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
@@ -146,15 +152,19 @@ class Training:
             group["lr"] = rate * group["factor"]
         self.optimizer.step()
         self.step += 1
+        for name, value in self.sam.state_dict().items():
+            self.average[name].lerp_(value, 1 / min(self.step + 1, AVERAGED_STEPS))
         return sum(r[1] for r in results) / images, sum(r[2] for r in results) / images
 
     def validate(self) -> dict[str, float]:
-        """Figures on every fourth val photo and third region."""
+        """Figures of the averaged weights on every fourth val photo and third region."""
+        averaged = copy.deepcopy(self.sam)
+        averaged.load_state_dict(self.average)
 
         def embed(i: int) -> Tensor:
-            return image_embedding(self.sam, self.val_photos[i])
+            return image_embedding(averaged, self.val_photos[i])
 
-        return summary(evaluate(self.sam, self.val_photos, embed, 3, map_photos=self.pool.map))
+        return summary(evaluate(averaged, self.val_photos, embed, 3, map_photos=self.pool.map))
 
     def run(self) -> None:
         figures: list[tuple[float, float]] = []

@@ -1,0 +1,32 @@
+"""Average the weights of checkpoints that came from one start (model soups, 2203.05482).
+
+python training/average.py A/checkpoint.pt B/checkpoint.pt --out average.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True, help="for --start and export.py")
+    options = parser.parse_args()
+    states = [
+        torch.load(path, map_location="cpu", weights_only=True)["model"]
+        for path in options.checkpoints
+    ]
+    average = {
+        name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]
+    }
+    temporary = options.out.with_suffix(".part")
+    torch.save({"model": average}, temporary)
+    temporary.replace(options.out)
+
+
+if __name__ == "__main__":
+    main()
