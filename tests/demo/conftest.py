@@ -139,6 +139,15 @@ def pixels(page: Any, name: str) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
+def shown(page: Any, name: str, as_wanted: Callable[[np.ndarray], bool]) -> np.ndarray:
+    """What the picture view shows, once it is as wanted: it may come later than the words do."""
+    for _ in range(PATIENCE // 200):
+        if as_wanted(picture := pixels(page, name)):
+            return picture
+        page.wait_for_timeout(200)
+    raise AssertionError(f"{name} never showed what was wanted")
+
+
 @contextmanager
 def changing(page: Any, *names: str) -> Iterator[None]:
     """Wait at the end until these picture views show other pictures than at the start."""

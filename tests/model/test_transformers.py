@@ -19,6 +19,7 @@ BOX = torch.tensor([[150.0, 100.0, 800.0, 900.0]])
 @torch.no_grad()
 def test_vit_b_equals_transformers() -> None:
     transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
     ours = randomized(new_sam(ARCHITECTURES["vit_b"]))
     theirs = transformers.SamModel(transformers.SamConfig()).eval()
     theirs.load_state_dict(to_transformers(ours.state_dict()))
@@ -48,7 +49,8 @@ def test_vit_b_equals_transformers() -> None:
                 multimask_output=multimask,
             )
             _assert_close(logits, expected.pred_masks[:, 0])
-            _assert_close(iou, expected.iou_scores[:, 0])
+            # One number may be near 0; predicted IoU is on a scale of 1.
+            torch.testing.assert_close(iou, expected.iou_scores[:, 0], rtol=0, atol=1e-4)
 
 
 def _assert_close(ours: Tensor, theirs: Tensor) -> None:
