@@ -14,8 +14,7 @@ CHECKS = (
     ["ruff", "format", "--check", "."],
     ["ruff", "check", "."],
     ["mypy"],
-    # Two processes of one thread each; what a file's tests share, they make once.
-    ["pytest", "--numprocesses=2", "--dist=loadfile"],
+    ["pytest"],
 )
 
 
