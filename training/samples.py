@@ -19,11 +19,11 @@ from expedit_sam.model.sam import Sam
 PART_WINDOWS = 2
 # Tokens along the shortest side of a cut, and label cells along each side of a token.
 SHORTEST_CUT = 8
+CELLS_PER_TOKEN = 8
 # This share of views gets up to so many regions of another photo, none larger than a share of it.
 PASTED_SHARE = 0.5
 MOST_PASTED = 8
 LARGEST_PASTED = 0.1
-CELLS_PER_TOKEN = 8
 
 
 @dataclass
