@@ -14,7 +14,8 @@ CHECKS = (
     ["ruff", "format", "--check", "."],
     ["ruff", "check", "."],
     ["mypy"],
-    ["pytest"],
+    # Two processes of one thread each; what a file's tests share, they make once.
+    ["pytest", "--numprocesses=2", "--dist=loadfile"],
 )
 
 
