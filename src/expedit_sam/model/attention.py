@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expedit_sam.model.layers import TokenLinear
+
 # Scores that one CPU thread works on at a time (2 MB, a core's own cache), and a GPU.
 _SCORES_PER_STEP = {"cpu": 2**19, "cuda": 2**26}
 
@@ -41,8 +43,8 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = TokenLinear(dim, dim * 3, bias=qkv_bias)
+        self.proj = TokenLinear(dim, dim)
         self.use_rel_pos = use_rel_pos
         if use_rel_pos:
             if input_size is None:
