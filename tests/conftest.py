@@ -49,8 +49,10 @@ TINY = Architecture(
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_a_worker() -> None:
+    """Threads that wait for each other's turns are many times slower on a busy machine."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the commands and notebooks that tests start
 
 
 @pytest.fixture(scope="session")
