@@ -1,7 +1,7 @@
 """Our speed beside the original, transformers and OpenVINO: same weights, same input, same run.
 
     python benchmarks/peers.py
-    python benchmarks/peers.py --model vit_h --stages encoder
+    python benchmarks/peers.py --model vit_h --stages encoder --contestants original ours
 
 Each contestant has a process of its own. They take turns (A B C, A B C, ...) after a first round
 that is not counted; the table shows medians, and ratios of medians to the original. What they
@@ -67,6 +67,13 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="vit_b", choices=("vit_b", "vit_l", "vit_h"))
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    parser.add_argument(
+        "--contestants",
+        nargs="+",
+        default=list(CONTESTANTS),
+        choices=CONTESTANTS,
+        help="the original takes part always; with vit_h OpenVINO needs 15 GB",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=3, help="turns; everything mode takes one")
     for name in ("--worker", "--checkpoint", "--thresholds"):
@@ -133,11 +140,18 @@ class Worker:
         )
 
     def run(self, stage: str, name: str, file: Path | None = None) -> dict[str, float]:
-        """Seconds and peak memory so far of one run, whose result goes to ``file``."""
+        """Seconds and peak memory so far of one run, whose result goes to ``file``.
+
+        Raises:
+            SystemExit: the process has ended, most likely killed for want of memory.
+        """
         assert self.process.stdin
         assert self.process.stdout
         print(json.dumps([stage, name, file and str(file)]), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{name} ended, perhaps for want of memory: see --contestants")
+        return json.loads(answer)
 
     def close(self) -> None:
         self.process.communicate()
@@ -158,8 +172,10 @@ def _report(stage: str, options: argparse.Namespace, folder: Path) -> None:
 
 def _in_turns(stage: str, options: argparse.Namespace, folder: Path) -> dict[str, dict]:
     """Medians of each run."""
-    workers = {who: Worker(who, options) for who, names in _names(stage).items() if names}
-    runs = [(workers[who], name) for who, names in _names(stage).items() for name in names]
+    present = {"original", *options.contestants}
+    named = {who: names for who, names in _names(stage).items() if who in present}
+    workers = {who: Worker(who, options) for who in named}
+    runs = [(workers[who], name) for who, names in named.items() for name in names]
     for number, (worker, name) in enumerate(runs):
         worker.run(stage, name, folder / f"{number}.npy")
         if name in EXACT:
