@@ -16,6 +16,8 @@ from expedit_sam.model.layers import LayerNorm2d, MLPBlock
 
 # Cells that a network without windows is clustered in: SAM's window.
 DEFAULT_WINDOW = 14
+# Tokens that a CPU takes at a time, in whole rows of windows.
+_TOKENS_PER_BAND = 2**11
 
 
 class ImageEncoderViT(nn.Module):
@@ -220,13 +222,19 @@ def run_block(block: Any, x: Tensor, window_size: int, log_sizes: Tensor | None 
     """One transformer block on BxHxWxC tokens or clusters (see ``attend_grid``)."""
     # Windows do not see each other, nor do tokens in the feed-forward layers: a CPU takes a band
     # of rows at a time, so that what is computed in between stays in its cache.
-    band = x.shape[1] if x.device.type != "cpu" else window_size or DEFAULT_WINDOW
+    band = x.shape[1] if x.device.type != "cpu" else _band(x.shape[2], window_size)
     if window_size > 0:
         rows = zip(x.split(band, dim=1), _split(log_sizes, band), strict=False)
         attended = [_attend(block, tokens, window_size, sizes) for tokens, sizes in rows]
     else:
         attended = list(_attend(block, x, 0, log_sizes).split(band, dim=1))
     return torch.cat([tokens + block.mlp(block.norm2(tokens)) for tokens in attended], dim=1)
+
+
+def _band(width: int, window_size: int) -> int:
+    """Rows that a CPU takes at a time."""
+    rows = window_size or DEFAULT_WINDOW
+    return rows * max(1, _TOKENS_PER_BAND // (rows * width))
 
 
 def _attend(block: Any, x: Tensor, window_size: int, log_sizes: Tensor | None) -> Tensor:
