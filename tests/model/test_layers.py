@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from expedit_sam.model import layers
+from expedit_sam.model.architectures import new_sam
+from expedit_sam.model.expedite import expedite
 from expedit_sam.model.layers import TokenLinear
+from tests.conftest import TINY, randomized
 
 
 @pytest.fixture
@@ -66,3 +69,17 @@ def test_weights_that_change_are_seen(convolves: None) -> None:
     layer.weight.mul_(2)
     layer.bias.mul_(2)
     torch.testing.assert_close(layer(grid), 2 * before)
+
+
+@pytest.mark.parametrize("speed", ["exact", "balanced"])
+@torch.no_grad()
+def test_an_encoder_of_convolutions_gives_the_same(
+    convolves: None, monkeypatch: pytest.MonkeyPatch, speed: str
+) -> None:
+    sam = randomized(new_sam(TINY))
+    expedite(sam, speed)
+    pixels = torch.randn(2, 3, TINY.image_size, TINY.image_size)
+    result = sam.image_encoder(pixels)
+    monkeypatch.setattr(layers, "_ONEDNN_IS_FASTER", False)
+    expected = sam.image_encoder(pixels)
+    assert (result - expected).abs().max() <= 1e-4 * expected.abs().max()
