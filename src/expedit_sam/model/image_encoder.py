@@ -17,7 +17,7 @@ from expedit_sam.model.layers import LayerNorm2d, MLPBlock
 # Cells that a network without windows is clustered in: SAM's window.
 DEFAULT_WINDOW = 14
 # Tokens that a CPU takes at a time, in whole rows of windows.
-_TOKENS_PER_BAND = 2**11
+_TOKENS_PER_BAND = 2**10
 
 
 class ImageEncoderViT(nn.Module):
