@@ -43,7 +43,7 @@ CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}
 def main() -> None:
     options = _options()
     device = torch.device(options.device)
-    install_peers()
+    install_peers(["original"])
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     rates = {precision: _matrix_rate(device, dtype) for precision, dtype in DTYPES.items()}
     print(f"{name}, torch {torch.__version__}, {options.repeats} runs each")
