@@ -93,3 +93,16 @@ def test_far_distances_do_not_underflow() -> None:
         tokens.flatten(1, 2), torch.tensor([[[1e3], [9e3]]]), temperature=1.0, neighbors=2
     )
     torch.testing.assert_close(weights, torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+
+
+def test_gradients_come_after_inference_mode() -> None:
+    # A grid of no other test's: what it needs is made in inference mode, and kept.
+    learning = torch.randn(2, 13, 11, 8, requires_grad=True)
+    setting = {"iterations": 2, "temperature": 3.0, "neighborhood": 5}
+    with torch.inference_mode():
+        expected, _ = cluster_windows(learning, (9, 9), **setting)
+    clusters, _ = cluster_windows(learning, (9, 9), **setting)
+    clusters.sum().backward()
+    torch.testing.assert_close(clusters.detach(), expected)
+    assert learning.grad is not None
+    assert learning.grad.any()

@@ -55,6 +55,7 @@ def cluster_windows(
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for calls that want gradients too
 def _first_shares(grid: tuple[int, int], clusters: tuple[int, int], device: torch.device) -> Tensor:
     """LxK, how much of a cluster (row order) each token (row order) is before the first round."""
     each = torch.eye(grid[0] * grid[1], device=device).view(-1, 1, *grid)
@@ -62,6 +63,7 @@ def _first_shares(grid: tuple[int, int], clusters: tuple[int, int], device: torc
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _outside_neighborhood(
     grid: tuple[int, int], clusters: tuple[int, int], neighborhood: int, device: torch.device
 ) -> Tensor:
