@@ -1,6 +1,8 @@
 """Average the weights of checkpoints that came from one start (model soups, 2203.05482).
 
 python training/average.py A/checkpoint.pt B/checkpoint.pt --out average.pt
+
+A file that is named twice counts twice; packaged files count too.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from packaged import read_weights
 
 
 def main() -> None:
@@ -16,12 +19,10 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="for --start and export.py")
     options = parser.parse_args()
-    states = [
-        torch.load(path, map_location="cpu", weights_only=True)["model"]
-        for path in options.checkpoints
-    ]
+    states = [read_weights(path) for path in options.checkpoints]
     average = {
-        name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]
+        name: torch.stack([state[name].float() for state in states]).mean(dim=0)
+        for name in states[0]
     }
     temporary = options.out.with_suffix(".part")
     torch.save({"model": average}, temporary)

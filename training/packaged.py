@@ -48,12 +48,15 @@ def read_packaged(path: Path) -> Sam:
 
 
 def load_start(sam: Sam, path: Path) -> None:
-    """Take what a training checkpoint or a packaged file holds; the rest stays as it was."""
+    """Take what a file of weights holds (see ``read_weights``); the rest stays as it was."""
+    sam.load_state_dict(read_weights(path), strict=False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a training checkpoint or a packaged file."""
     if path.suffix == ".safetensors":
-        state = read_quantized(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    sam.load_state_dict(state, strict=False)
+        return read_quantized(path)
+    return torch.load(path, map_location="cpu", weights_only=True)["model"]
 
 
 def write_packaged(sam: Sam, path: Path) -> None:
