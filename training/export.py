@@ -9,8 +9,7 @@ import argparse
 import hashlib
 from pathlib import Path
 
-import torch
-from packaged import PACKAGED, write_packaged
+from packaged import PACKAGED, read_weights, write_packaged
 from warm_start import warm_started_sam
 
 
@@ -22,8 +21,8 @@ def main() -> None:
     options = parser.parse_args()
 
     sam = warm_started_sam(options.data / "dinov2_vits14.safetensors")
-    state = torch.load(options.checkpoint, map_location="cpu", weights_only=True)
-    unexpected = sam.load_state_dict(state["model"], strict=False).unexpected_keys
+    weights = read_weights(options.checkpoint)
+    unexpected = sam.load_state_dict(weights, strict=False).unexpected_keys
     if unexpected:
         raise ValueError(f"{options.checkpoint} holds weights vit_s has no place for: {unexpected}")
     write_packaged(sam, options.weights)
