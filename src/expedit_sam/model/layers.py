@@ -27,7 +27,7 @@ class LayerNorm2d(nn.Module):
 
 
 def _onednn_is_faster() -> bool:
-    """Whether this CPU multiplies float32 faster by oneDNN (convolutions) than by MKL (the rest).
+    """Whether oneDNN multiplies float32 faster on this CPU than MKL, which PyTorch asks.
 
     MKL is Intel's; on AMD's CPUs with AVX-512 it reaches two thirds to three quarters of
     oneDNN's rate.
@@ -35,30 +35,30 @@ def _onednn_is_faster() -> bool:
     if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch
         return False
     cpu = torch.cpu.get_capabilities()
-    return cpu.get("cpu_name", "").startswith("AMD") and bool(cpu.get("avx512_f"))
+    is_amd = cpu.get("cpu_name", "").startswith("AMD")
+    return is_amd and bool(cpu.get("avx512_f")) and torch.backends.mkldnn.is_available()
 
 
 _ONEDNN_IS_FASTER = _onednn_is_faster()
 
 
 class TokenLinear(nn.Linear):
-    """A linear layer on tokens, which for a grid of them may be computed as a 1x1 convolution."""
+    """A linear layer on tokens, computed by oneDNN where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _is_better_convolved(x):
+        if not _is_for_onednn(x):
             return super().forward(x)
-        kernel = self.weight[:, :, None, None]
-        return F.conv2d(x.permute(0, 3, 1, 2), kernel, self.bias).permute(0, 2, 3, 1)
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
-def _is_better_convolved(x: Tensor) -> bool:
+def _is_for_onednn(x: Tensor) -> bool:
     return (
         _ONEDNN_IS_FASTER
         # A graph is to show what is meant.
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and (x.ndim, x.dtype, x.device.type) == (4, torch.float32, "cpu")
-        and not torch.is_grad_enabled()
-        and torch.get_num_threads() > 1  # with one PyTorch hands 1x1 convolutions to MKL too
+        and (x.dtype, x.device.type) == (torch.float32, "cpu")
+        # The operator knows neither.
+        and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
     )
 
 
