@@ -196,9 +196,10 @@ class Training:
         }
         row |= {name: value for name, value in self.validate().items() if name != "regions"}
         print(json.dumps(row), flush=True)
-        fresh = not self.options.curve.exists()
-        with self.options.curve.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
+        curve = self.options.out / "curve.csv"
+        fresh = not curve.exists()
+        with curve.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row), lineterminator="\n")
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
@@ -207,8 +208,7 @@ class Training:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="bsds500/ and DINOv2's weights")
-    parser.add_argument("--out", type=Path, required=True, help="tokens and checkpoint")
-    parser.add_argument("--curve", type=Path, default=Path(__file__).with_name("curve.csv"))
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint and curve")
     parser.add_argument("--start", type=Path, help="weights to start from")
     parser.add_argument(
         "--whole-share", type=float, default=0.0, help="share of images on the whole canvas"
