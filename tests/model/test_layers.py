@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from expedit_sam.model import layers
 from expedit_sam.model.architectures import new_sam
@@ -56,6 +57,9 @@ def test_onednn_is_asked_only_where_it_is_faster_and_can(
         assert ONEDNN not in operations(layer.bfloat16(), grid.bfloat16())
         layer.float()
         assert "mkldnn" not in str(torch.jit.trace(layer, grid).inlined_graph)
+        with FlopCounterMode(display=False) as counter:
+            layer(grid)
+        assert counter.get_total_flops() == 2 * 5 * 7 * 24 * 40
         monkeypatch.setattr(layers, "_ONEDNN_IS_FASTER", False)
         assert ONEDNN not in operations(layer, grid)
         monkeypatch.setattr(layers, "_ONEDNN_IS_FASTER", True)

@@ -54,8 +54,9 @@ class TokenLinear(nn.Linear):
 def _is_for_onednn(x: Tensor) -> bool:
     return (
         _ONEDNN_IS_FASTER
-        # A graph is to show what is meant.
+        # A graph, and whatever counts or rewrites operations, is to see a linear layer.
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and not torch._C._len_torch_dispatch_stack()
         and (x.dtype, x.device.type) == (torch.float32, "cpu")
         # The operator knows neither.
         and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
