@@ -15,8 +15,8 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     # Its predicted IoU and its logits are lower than the official networks' (see the model card).
     "vit_s": {
         "points_per_side": 24,
-        "pred_iou_thresh": 0.46,
-        "stability_score_thresh": 0.7,
+        "pred_iou_thresh": 0.55,
+        "stability_score_thresh": 0.5,
         "stability_score_offset": 0.5,
         "box_nms_thresh": 0.5,
         "min_mask_region_area": 300,
