@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expedit_sam.model.image_tokens import OwnTokens
+from expedit_sam.model.layers import LogitFilter
 from expedit_sam.model.mask_decoder import as_matrix
 from expedit_sam.model.sam import Sam
 from expedit_sam.model.shared_image import SharedImage
@@ -127,3 +128,30 @@ def test_confident_masks_are_those_above_the_threshold(tiny_sam: Sam, share: flo
     torch.testing.assert_close(scores, iou[passing])
     torch.testing.assert_close(logits, masks[passing])
     assert numbers.tolist() == passing.nonzero()[:, 0].tolist()
+
+
+@torch.no_grad()
+def test_a_filter_is_a_separable_convolution_that_starts_as_a_blur() -> None:
+    layer, logits = LogitFilter(5), torch.randn(2, 3, 12, 9)
+    torch.testing.assert_close(layer(torch.ones_like(logits)), torch.ones_like(logits))
+    assert layer(logits).var() < logits.var() / 4
+    layer.down.copy_(torch.randn(5))
+    padded = F.pad(logits, (2, 2, 2, 2), mode="replicate").flatten(0, 1)[:, None]
+    expected = F.conv2d(padded, torch.outer(layer.down, layer.across)[None, None])
+    torch.testing.assert_close(layer(logits), expected.view_as(logits))
+
+
+@torch.no_grad()
+def test_logits_pass_the_filter_last(tiny_sam: Sam) -> None:
+    image, positions = torch.randn(1, 32, 20, 20), tiny_sam.prompt_encoder.get_dense_pe()
+    sparse, dense = prompts(tiny_sam, 5)
+    decoder = tiny_sam.mask_decoder
+    assert decoder.logit_filter is None  # as in SAM
+    plain, iou = decoder(image, positions, sparse, dense, multimask_output=True)
+    decoder.logit_filter = LogitFilter(5)
+    filtered, same_iou = decoder(image, positions, sparse, dense, multimask_output=True)
+    torch.testing.assert_close(filtered, decoder.logit_filter(plain))
+    torch.testing.assert_close(same_iou, iou)
+    prepared = decoder.prepare(image, positions, dense)
+    confident, _, _ = decoder.predict_confident(prepared, sparse, iou.min().item() - 1)
+    torch.testing.assert_close(confident, filtered.flatten(0, 1))

@@ -23,7 +23,7 @@ class Architecture:
             encoder (see ``ImageEncoderViT``).
         image_size, patch_size: side of the input and of a patch in pixels.
         prompt_embed_dim: channels of image and prompt embeddings.
-        decoder_heads, decoder_mlp_dim, iou_head_hidden_dim: the mask decoder.
+        decoder_heads, decoder_mlp_dim, iou_head_hidden_dim, filter_size: the mask decoder.
     """
 
     embed_dim: int
@@ -38,6 +38,7 @@ class Architecture:
     decoder_heads: int = 8
     decoder_mlp_dim: int = 2048
     iou_head_hidden_dim: int = 256
+    filter_size: int = 0
 
 
 ARCHITECTURES = {
@@ -52,6 +53,7 @@ ARCHITECTURES = {
         decoder_heads=4,
         decoder_mlp_dim=512,
         iou_head_hidden_dim=128,
+        filter_size=5,
     ),
     "vit_b": Architecture(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": Architecture(1024, 24, 16, (5, 11, 17, 23)),
@@ -91,6 +93,7 @@ def new_sam(architecture: Architecture) -> Sam:
                 mlp_dim=architecture.decoder_mlp_dim,
             ),
             iou_head_hidden_dim=architecture.iou_head_hidden_dim,
+            filter_size=architecture.filter_size,
         ),
     )
     return sam.eval()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,3 +100,28 @@ class MLP(nn.Module):
             x = F.relu(layer(x))
         x = self.layers[-1](x)
         return torch.sigmoid(x) if self.sigmoid_output else x
+
+
+class LogitFilter(nn.Module):
+    """A learned filter of BxMxHxW low-res logits, down and across; it starts as a blur.
+
+    A token's 4x4 logits are made without its neighbours. Where a mask is in doubt, a small
+    network's form a comb with a tooth for each token, which this mends.
+
+    Arguments:
+        size: its side, odd.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        blur = torch.tensor([math.comb(size - 1, i) / 2 ** (size - 1) for i in range(size)])
+        self.down, self.across = nn.Parameter(blur), nn.Parameter(blur.clone())
+
+    def forward(self, logits: Tensor) -> Tensor:
+        height, width = logits.shape[-2:]
+        reach = len(self.down) // 2
+        padded = F.pad(logits, [reach] * 4, mode="replicate")
+        # A convolution of one channel is six times as slow as sums of shifted logits.
+        filtered: Any = sum(w * padded[..., i : i + height, :] for i, w in enumerate(self.down))
+        across: Any = sum(w * filtered[..., i : i + width] for i, w in enumerate(self.across))
+        return across

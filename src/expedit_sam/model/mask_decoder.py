@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
-from expedit_sam.model.layers import MLP, LayerNorm2d
+from expedit_sam.model.layers import MLP, LayerNorm2d, LogitFilter
 from expedit_sam.model.shared_image import SharedImage, SharedTokens
 
 _PROMPTS_PER_STEP = 4
@@ -44,6 +44,8 @@ class MaskDecoder(nn.Module):
         num_multimask_outputs: masks for an ambiguous prompt.
         activation: activation between the upscaling layers.
         iou_head_depth, iou_head_hidden_dim: layers and width of the IoU head.
+        filter_size: not the original's: side of a learned filter that low-res logits pass last;
+            0 for none.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class MaskDecoder(nn.Module):
         activation: type[nn.Module] = nn.GELU,
         iou_head_depth: int = 3,
         iou_head_hidden_dim: int = 256,
+        filter_size: int = 0,
     ) -> None:
         super().__init__()
         self.transformer_dim = transformer_dim
@@ -77,6 +80,7 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = MLP(
             transformer_dim, iou_head_hidden_dim, self.num_mask_tokens, iou_head_depth
         )
+        self.logit_filter = LogitFilter(filter_size) if filter_size else None
 
     def forward(
         self,
@@ -227,7 +231,8 @@ class MaskDecoder(nn.Module):
             x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
             x = last_activation(F.linear(x, *second)).unflatten(-1, (4, -1))
             logits.append(torch.bmm(kernels, x.flatten(1, -2).transpose(1, 2)))
-        return _in_image_order(torch.cat(logits, dim=2), image.grid)
+        ordered = _in_image_order(torch.cat(logits, dim=2), image.grid)
+        return ordered if self.logit_filter is None else self.logit_filter(ordered)
 
 
 def _in_image_order(logits: Tensor, grid: tuple[int, int]) -> Tensor:
