@@ -41,6 +41,31 @@ def test_as_many_clusters_as_tokens_changes_nothing() -> None:
     torch.testing.assert_close(contraction.expand(contraction.clusters), grid, rtol=0, atol=1e-4)
 
 
+def test_clusters_that_no_block_has_changed_give_the_tokens_back() -> None:
+    grid = tokens(20, 33)
+    contraction = contract(grid, Hourglass(clusters=25), 14)
+    torch.testing.assert_close(contraction.expand(contraction.clusters), grid, rtol=0, atol=1e-4)
+    blurred = contract(grid, Hourglass(clusters=25, keep_detail=False), 14)
+    assert (blurred.expand(blurred.clusters) - grid).square().mean() > 0.1
+
+
+def test_details_change_as_clusters_do() -> None:
+    grid = tokens(28, 28)
+    mirrored = grid * torch.tensor([1.0, -1.0] * 6)
+    error = {}
+    for keep_detail in (False, True):
+        contraction = contract(grid, Hourglass(clusters=81, keep_detail=keep_detail), 14)
+        refined = contraction.clusters * torch.tensor([1.0, -1.0] * 6)
+        error[keep_detail] = (contraction.expand(refined) - mirrored).square().mean()
+    assert error[True] < 0.5 * error[False]
+
+
+def test_a_flat_picture_stays_flat() -> None:
+    grid = torch.ones(1, 28, 28, 12)
+    contraction = contract(grid, Hourglass(), 14)
+    torch.testing.assert_close(contraction.expand(contraction.clusters * 3), grid * 3)
+
+
 @pytest.mark.parametrize("scale", [128.0, 2.0**-7])  # powers of two: rounding is the same
 def test_scale_free(scale: float) -> None:
     grid = tokens(28, 30)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expedit_sam.hourglass.clustering import cluster_windows
-from expedit_sam.hourglass.reconstruction import reconstruction_weights
+from expedit_sam.hourglass.reconstruction import linear_response, reconstruction_weights
 from tests.conftest import golden_file
 
 SETTINGS = [
@@ -106,3 +106,20 @@ def test_gradients_come_after_inference_mode() -> None:
     torch.testing.assert_close(clusters.detach(), expected)
     assert learning.grad is not None
     assert learning.grad.any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_linear_response_is_ridge_regression(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    before, after = torch.randn(2, 2, 300, 8, generator=generator) * scale
+    response = linear_response(before, after)
+    covariance = before.mT @ before / before.square().mean(dim=(1, 2), keepdim=True) / 300
+    both = before.mT @ after / before.square().mean(dim=(1, 2), keepdim=True) / 300
+    ridge = 0.5 * torch.eye(8)
+    expected = torch.linalg.solve(covariance + ridge, both + ridge)
+    torch.testing.assert_close(response, expected, rtol=0, atol=1e-3)
+
+
+def test_linear_response_of_nothing_is_no_change() -> None:
+    flat = torch.zeros(1, 9, 4)
+    torch.testing.assert_close(linear_response(flat, flat), torch.eye(4)[None])

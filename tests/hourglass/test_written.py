@@ -31,6 +31,7 @@ def test_the_published_method() -> None:
         reconstruction_neighbors=20,
         scale_free=False,
         size_aware=False,
+        keep_detail=False,
     )
 
 

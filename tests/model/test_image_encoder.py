@@ -33,6 +33,7 @@ def test_hourglass_matches_the_published_method(index: int, golden_meta: dict) -
         reconstruction_neighbors=setting["reconstruction_k"],
         scale_free=False,
         size_aware=False,
+        keep_detail=False,
     )
     expected = golden[setting["name"]]
     embedding = encoder(golden["pixels"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from expedit_sam.hourglass.clustering import cluster_windows
-from expedit_sam.hourglass.reconstruction import reconstruction_weights
+from expedit_sam.hourglass.reconstruction import linear_response, reconstruction_weights
 from expedit_sam.hourglass.settings import Hourglass
 
 
@@ -25,22 +25,36 @@ class Contraction:
 
     clusters: Tensor
     log_sizes: Tensor | None
-    _weights: list[list[Tensor]]
     _parts: list[list[_Part]]
+    _weights: dict[_Part, Tensor]
+    _details: dict[_Part, Tensor]
 
     def expand(self, refined: Tensor) -> Tensor:
         """Rebuild BxHxWxC tokens from BxhxwxC clusters that further blocks have refined."""
-        rebuilt = []
-        for parts, weights in zip(self._parts, self._weights, strict=True):
-            row = []
-            for part, weight in zip(parts, weights, strict=True):
-                clusters = _cut(
-                    refined, part.cluster_rows, part.cluster_columns, part.cluster_shape
-                )
-                tokens = weight.to(refined.dtype) @ clusters.flatten(1, 2)
-                row.append(_join(tokens, part, part.window_shape))
-            rebuilt.append(torch.cat(row, dim=2))
-        return torch.cat(rebuilt, dim=1)
+        windows = {part: part.cut_clusters(refined) for part in self._weights}
+        rebuilt = {
+            part: weights.to(refined.dtype) @ windows[part]
+            for part, weights in self._weights.items()
+        }
+        if self._details:
+            response = self._response(windows).to(refined.dtype)
+            for part, detail in self._details.items():
+                of_images = detail.unflatten(0, (len(refined), -1)).flatten(1, 2)
+                rebuilt[part] = rebuilt[part] + (of_images @ response).view(detail.shape)
+        rows = [
+            torch.cat([_join(rebuilt[part], part, part.window_shape) for part in row], dim=2)
+            for row in self._parts
+        ]
+        return torch.cat(rows, dim=1)
+
+    def _response(self, windows: dict[_Part, Tensor]) -> Tensor:
+        """BxCxC, how the blocks have changed differences inside windows."""
+        differences: list[Tensor] = []
+        for grid in ({part: part.cut_clusters(self.clusters) for part in windows}, windows):
+            centred = [_centred(clusters.float()) for clusters in grid.values()]
+            images = [x.unflatten(0, (len(self.clusters), -1)).flatten(1, 2) for x in centred]
+            differences.append(torch.cat(images, dim=1))
+        return linear_response(*differences)
 
 
 def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
@@ -70,9 +84,9 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         centred[part] = windows - means[part]
     temperature = _temperature(list(centred.values()), hourglass, tokens.shape[0])
 
-    clusters, size_rows, weights = [], [], []
+    clusters, size_rows, weights, details = [], [], {}, {}
     for row in parts:
-        cluster_row, size_row, weight_row = [], [], []
+        cluster_row, size_row = [], []
         for part in row:
             windows = centred[part]
             sharpness = temperature.repeat_interleave(part.number)
@@ -83,27 +97,28 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
                 temperature=sharpness,
                 neighborhood=hourglass.neighborhood,
             )
-            weight_row.append(
-                reconstruction_weights(
-                    windows.flatten(1, 2),
-                    centroids,
-                    temperature=sharpness,
-                    neighbors=hourglass.reconstruction_neighbors,
-                )
+            weights[part] = reconstruction_weights(
+                windows.flatten(1, 2),
+                centroids,
+                temperature=sharpness,
+                neighbors=hourglass.reconstruction_neighbors,
             )
+            if hourglass.keep_detail:
+                detail = torch.baddbmm(windows.flatten(1, 2), weights[part], centroids, alpha=-1)
+                details[part] = detail.to(tokens.dtype)
             whole = centroids + means[part].flatten(1, 2)
             cluster_row.append(_join(whole, part, part.cluster_shape))
             size_row.append(_join(sizes[..., None], part, part.cluster_shape))
         clusters.append(torch.cat(cluster_row, dim=2))
         size_rows.append(torch.cat(size_row, dim=2))
-        weights.append(weight_row)
     average = (window / side) ** 2
     sizes = (torch.cat(size_rows, dim=1)[..., 0] / average).clamp_min(1e-6).log()
     return Contraction(
         clusters=torch.cat(clusters, dim=1).to(tokens.dtype),
         log_sizes=sizes.to(tokens.dtype) if hourglass.size_aware else None,
-        _weights=weights,
         _parts=parts,
+        _weights=weights,
+        _details=details,
     )
 
 
@@ -125,6 +140,11 @@ class _Part:
     @property
     def number(self) -> int:
         return self.across * ((self.rows[1] - self.rows[0]) // self.window_shape[0])
+
+    def cut_clusters(self, grid: Tensor) -> Tensor:
+        """(B*number) x (h*w) x C clusters of the windows, of a BxhxwxC grid."""
+        windows = _cut(grid, self.cluster_rows, self.cluster_columns, self.cluster_shape)
+        return windows.flatten(1, 2)
 
     @staticmethod
     def of(rows: tuple[int, int], columns: tuple[int, int], window: int, side: int) -> _Part:
@@ -157,11 +177,18 @@ def _each(parts: list[list[_Part]]) -> Iterator[_Part]:
     return (part for row in parts for part in row)
 
 
+def _centred(clusters: Tensor) -> Tensor:
+    """Without the mean of their window."""
+    return clusters - clusters.mean(dim=1, keepdim=True)
+
+
 def _temperature(windows: list[Tensor], hourglass: Hourglass, batch: int) -> Tensor:
     """One temperature an image, over its tokens' mean squared distance from their window's mean."""
     if not hourglass.scale_free:
         return torch.full((batch,), hourglass.temperature, device=windows[0].device)
-    total = sum(w.square().reshape(batch, -1).sum(dim=1) for w in windows)
+    # Norms of tokens first: one of all numbers at once would gather rounding.
+    squares = [torch.linalg.vector_norm(w, dim=-1).square() for w in windows]
+    total = sum(s.reshape(batch, -1).sum(dim=1) for s in squares)
     count = sum(w.shape[0] * w.shape[1] * w.shape[2] for w in windows) // batch
     return hourglass.temperature * count / torch.as_tensor(total).clamp_min(1e-12)
 

@@ -59,4 +59,5 @@ def published_setting(arguments: Mapping[str, Any]) -> Hourglass | None:
         reconstruction_neighbors=arguments["hourglass_reconstruction_k"],
         scale_free=False,
         size_aware=False,
+        keep_detail=False,
     )

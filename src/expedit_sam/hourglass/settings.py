@@ -24,6 +24,8 @@ class Hourglass:
         reconstruction_neighbors: nearest clusters that a token is rebuilt from.
         scale_free: whether the temperature adapts to the scale of the features.
         size_aware: whether a cluster counts in attention as often as it has tokens.
+        keep_detail: whether a rebuilt token keeps what it was beside its clusters, changed as the
+            blocks changed the differences between clusters.
 
     Raises:
         InputError: a value is out of its range; the message names it.
@@ -32,11 +34,12 @@ class Hourglass:
     location: int | float = 0.5
     clusters: int | float = 81
     iterations: int = 5
-    temperature: float = 30.0
+    temperature: float = 15.0
     neighborhood: int = 5
     reconstruction_neighbors: int = 20
     scale_free: bool = True
     size_aware: bool = True
+    keep_detail: bool = True
 
     def __post_init__(self) -> None:
         _require(
