@@ -21,18 +21,26 @@ from expedit_sam.images import find_images, read_image
 
 OURS = Hourglass(location=3, clusters=81)
 PUBLISHED = replace(
-    OURS, temperature=0.01, reconstruction_neighbors=20, scale_free=False, size_aware=False
+    OURS,
+    temperature=0.01,
+    reconstruction_neighbors=20,
+    scale_free=False,
+    size_aware=False,
+    keep_detail=False,
 )
 SCALE_FREE = replace(PUBLISHED, scale_free=True, temperature=10.0)
 SETTINGS = {
     "published: temperature 0.01": PUBLISHED,
     "scale-free temperature, 10": SCALE_FREE,
     "and clusters count by their size": replace(SCALE_FREE, size_aware=True),
-    "and temperature 30": replace(SCALE_FREE, size_aware=True, temperature=30.0),
-    "and rebuilt from 4 neighbours: the default": OURS,
+    "and temperature 15": replace(SCALE_FREE, size_aware=True, temperature=15.0),
+    "and details are kept: the default": OURS,
+    "default, temperature 30": replace(OURS, temperature=30.0),
     "default, 2 iterations": replace(OURS, iterations=2),
     "default, 10 iterations": replace(OURS, iterations=10),
+    "default, clusters count as one": replace(OURS, size_aware=False),
     "default, from block 6": replace(OURS, location=6),
+    "the same without details": replace(OURS, location=6, keep_detail=False),
     "published, from block 6": replace(PUBLISHED, location=6),
 }
 
