@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -47,7 +47,8 @@ def cluster_map(predictor: SamPredictor, image: np.ndarray, hourglass: Hourglass
     depth = len(encoder.blocks)
     tokens = first_tokens(encoder, model.preprocess(pixels), hourglass.block(depth))
     window = clustering_window(encoder.blocks)
-    contraction = contract(tokens, hourglass, window)
+    # Clusters' numbers instead of their channels go the way back, where details have no place.
+    contraction = contract(tokens, replace(hourglass, keep_detail=False), window)
     patch = encoder.img_size // tokens.shape[1]
     rows, columns = (-(-length // patch) for length in resized.shape[:2])
     return ClusterMap(
