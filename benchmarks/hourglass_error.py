@@ -17,17 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from expedit_sam import Hourglass, SamPredictor, build_sam, expedite
+from expedit_sam.hourglass.written import parse_setting
 from expedit_sam.images import find_images, read_image
 
 OURS = Hourglass(location=3, clusters=81)
-PUBLISHED = replace(
-    OURS,
-    temperature=0.01,
-    reconstruction_neighbors=20,
-    scale_free=False,
-    size_aware=False,
-    keep_detail=False,
-)
+PUBLISHED = parse_setting("published:location=3,clusters=81")
 SCALE_FREE = replace(PUBLISHED, scale_free=True, temperature=10.0)
 SETTINGS = {
     "published: temperature 0.01": PUBLISHED,

@@ -39,8 +39,8 @@ class Contraction:
         if self._details:
             response = self._response(windows).to(refined.dtype)
             for part, detail in self._details.items():
-                of_images = detail.unflatten(0, (len(refined), -1)).flatten(1, 2)
-                rebuilt[part] = rebuilt[part] + (of_images @ response).view(detail.shape)
+                changed = _of_images(detail, len(refined)) @ response
+                rebuilt[part] = rebuilt[part] + changed.view(detail.shape)
         rows = [
             torch.cat([_join(rebuilt[part], part, part.window_shape) for part in row], dim=2)
             for row in self._parts
@@ -49,12 +49,13 @@ class Contraction:
 
     def _response(self, windows: dict[_Part, Tensor]) -> Tensor:
         """BxCxC, how the blocks have changed differences inside windows."""
-        differences: list[Tensor] = []
-        for grid in ({part: part.cut_clusters(self.clusters) for part in windows}, windows):
-            centred = [_centred(clusters.float()) for clusters in grid.values()]
-            images = [x.unflatten(0, (len(self.clusters), -1)).flatten(1, 2) for x in centred]
-            differences.append(torch.cat(images, dim=1))
-        return linear_response(*differences)
+        before = {part: part.cut_clusters(self.clusters) for part in windows}
+        return linear_response(self._differences(before), self._differences(windows))
+
+    def _differences(self, windows: dict[_Part, Tensor]) -> Tensor:
+        """BxNxC, of all clusters from the mean of their window."""
+        batch = len(self.clusters)
+        return torch.cat([_of_images(_centred(x.float()), batch) for x in windows.values()], dim=1)
 
 
 def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
@@ -175,6 +176,11 @@ def _spans(length: int, window: int) -> list[tuple[int, int]]:
 
 def _each(parts: list[list[_Part]]) -> Iterator[_Part]:
     return (part for row in parts for part in row)
+
+
+def _of_images(windows: Tensor, batch: int) -> Tensor:
+    """(B*number) x L x C of windows to B x (number*L) x C of images."""
+    return windows.unflatten(0, (batch, -1)).flatten(1, 2)
 
 
 def _centred(clusters: Tensor) -> Tensor:
