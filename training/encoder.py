@@ -37,7 +37,7 @@ def embed_part(encoder: ImageEncoderViT, pixels: Tensor, part: Part) -> Tensor:
         tokens = encoder.patch_embed(pixels) + positions
         for block in encoder.blocks:
             normalised = block.norm1(tokens)
-            tokens = tokens + attend_grid(block.attn, normalised, block.window_size, None, attend)
+            tokens = tokens + attend_grid(block.attn, normalised, block.window_size, attend=attend)
             tokens = tokens + block.mlp(block.norm2(tokens))
     return encoder.neck(tokens.float().permute(0, 3, 1, 2))
 

@@ -98,6 +98,7 @@ def test_numbers_mean_the_published_method(checkpoint: str) -> None:
         scale_free=False,
         size_aware=False,
         keep_detail=False,
+        mean_values=False,
     )
 
 
@@ -115,7 +116,7 @@ def test_every_builder_takes_every_argument(
         hourglass_reconstruction_k=7,
         **{spelling: 0.5},
     )
-    assert sam.image_encoder.hourglass == Hourglass(2, 9, 3, 0.5, 3, 7, False, False, False)
+    assert sam.image_encoder.hourglass == Hourglass(2, 9, 3, 0.5, 3, 7, False, False, False, False)
 
 
 def test_numbers_without_use_hourglass_change_nothing(small_models: None) -> None:

@@ -20,9 +20,9 @@ def test_every_grid_contracts_and_expands(height: int, width: int, side: int) ->
     grid = tokens(height, width)
     contraction = contract(grid, Hourglass(clusters=side * side), 14)
     assert contraction.expand(contraction.clusters).shape == grid.shape
-    assert contraction.clusters.shape[:3] == contraction.log_sizes.shape
+    assert contraction.clusters.shape[:3] == contraction.traits.log_sizes.shape
     # Every token belongs somewhere, and nothing is spent on padding.
-    held = contraction.log_sizes.exp().sum(dim=(1, 2)) * (14 / side) ** 2
+    held = contraction.traits.log_sizes.exp().sum(dim=(1, 2)) * (14 / side) ** 2
     torch.testing.assert_close(held, torch.full((2,), float(height * width)), rtol=1e-3, atol=0.1)
     rows, columns = contraction.clusters.shape[1:3]
     assert rows <= height or rows <= side
@@ -95,4 +95,18 @@ def test_constant_tokens_stay_what_they_are() -> None:
 
 
 def test_sizes_are_left_out_where_the_setting_says_so() -> None:
-    assert contract(tokens(14, 14), Hourglass(size_aware=False), 14).log_sizes is None
+    assert contract(tokens(14, 14), Hourglass(size_aware=False), 14).traits.log_sizes is None
+
+
+def test_values_of_clusters_are_scaled_to_the_mean_of_their_tokens() -> None:
+    grid = tokens(28, 28, channels=48)
+    flat = torch.nn.functional.layer_norm(grid, (48,))
+    # Clusters of tokens that layer norm divides alike: what is left of them is exact.
+    contraction = contract(flat, Hourglass(clusters=25, temperature=3.0), 14)
+    scales = contraction.traits.value_scales
+    normalised = torch.nn.functional.layer_norm(contraction.clusters, (48,))
+    torch.testing.assert_close(
+        normalised * scales[..., None], contraction.clusters, rtol=0, atol=1e-3
+    )
+    assert scales.max() < 0.8
+    assert contract(grid, Hourglass(mean_values=False), 14).traits.value_scales is None

@@ -27,7 +27,7 @@ def test_operators_match_the_published_method(name: str, golden_meta: dict) -> N
     golden = golden_file("operators")
     setting = next(entry for entry in golden_meta["operators"] if entry["name"] == name)
     features, side = golden["features"], math.isqrt(setting["num_clusters"])
-    centroids, sizes = cluster_windows(
+    centroids, sizes, _ = cluster_windows(
         features,
         (side, side),
         iterations=setting["iterations"],
@@ -65,11 +65,12 @@ def test_any_window_and_number_of_clusters(
 ) -> None:
     size = (data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))
     tokens = torch.randn(2, height, width, 8, generator=torch.Generator().manual_seed(0)) * scale
-    centroids, sizes = cluster_windows(
+    centroids, sizes, shares = cluster_windows(
         tokens, size, iterations=3, temperature=1.0 / scale**2, neighborhood=neighborhood
     )
     assert centroids.shape == (2, size[0] * size[1], 8)
     assert torch.isfinite(centroids).all()
+    torch.testing.assert_close(shares @ tokens.flatten(1, 2), centroids)
     torch.testing.assert_close(sizes.sum(dim=1), torch.full((2,), float(height * width)))
     weights = reconstruction_weights(
         tokens.flatten(1, 2), centroids, temperature=1.0 / scale**2, neighbors=4
@@ -80,7 +81,7 @@ def test_any_window_and_number_of_clusters(
 
 def test_a_cluster_for_every_token_gives_the_tokens_back() -> None:
     tokens = torch.randn(3, 7, 7, 16, generator=torch.Generator().manual_seed(0))
-    centroids, sizes = cluster_windows(
+    centroids, sizes, _ = cluster_windows(
         tokens, (7, 7), iterations=5, temperature=100.0, neighborhood=5
     )
     torch.testing.assert_close(centroids, tokens.flatten(1, 2))
@@ -100,8 +101,8 @@ def test_gradients_come_after_inference_mode() -> None:
     learning = torch.randn(2, 13, 11, 8, requires_grad=True)
     setting = {"iterations": 2, "temperature": 3.0, "neighborhood": 5}
     with torch.inference_mode():
-        expected, _ = cluster_windows(learning, (9, 9), **setting)
-    clusters, _ = cluster_windows(learning, (9, 9), **setting)
+        expected, *_ = cluster_windows(learning, (9, 9), **setting)
+    clusters, *_ = cluster_windows(learning, (9, 9), **setting)
     clusters.sum().backward()
     torch.testing.assert_close(clusters.detach(), expected)
     assert learning.grad is not None

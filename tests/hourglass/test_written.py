@@ -32,6 +32,7 @@ def test_the_published_method() -> None:
         scale_free=False,
         size_aware=False,
         keep_detail=False,
+        mean_values=False,
     )
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from expedit_sam.hourglass.contraction import ClusterTraits
 from expedit_sam.model import attention as module
 from expedit_sam.model.attention import (
     Attention,
@@ -14,6 +15,8 @@ from expedit_sam.model.attention import (
     partition_windows,
     relative_positions,
 )
+
+PLAIN = ClusterTraits()
 
 
 def attention(dim: int = 16, heads: int = 2, size: tuple[int, int] | None = (6, 6)) -> Attention:
@@ -25,7 +28,9 @@ def attention(dim: int = 16, heads: int = 2, size: tuple[int, int] | None = (6, 
     return layer.requires_grad_(False)
 
 
-def by_the_formula(layer: Attention, x: Tensor, log_sizes: Tensor | None = None) -> Tensor:
+def by_the_formula(
+    layer: Attention, x: Tensor, traits: ClusterTraits = PLAIN, origin: Tensor | None = None
+) -> Tensor:
     """softmax(q k / sqrt(d) + q r_vertical + q r_horizontal + log size) v, entry by entry."""
     batch, height, width, channels = x.shape
     heads, depth = layer.num_heads, channels // layer.num_heads
@@ -36,8 +41,11 @@ def by_the_formula(layer: Attention, x: Tensor, log_sizes: Tensor | None = None)
         horizontal = relative_positions(layer.rel_pos_w, width)
         scores = scores + torch.einsum("byxhd,yvd->bhyxv", q, vertical)[..., None]
         scores = scores + torch.einsum("byxhd,xud->bhyxu", q, horizontal)[..., None, :]
-    if log_sizes is not None:
-        scores = scores + log_sizes[:, None, None, None]
+    if traits.log_sizes is not None:
+        scores = scores + traits.log_sizes[:, None, None, None]
+    if traits.value_scales is not None:
+        nearer = torch.lerp(origin, x, traits.value_scales[..., None])
+        v = layer.qkv(nearer).view(batch, height, width, 3, heads, depth)[:, :, :, 2]
     weights = scores.flatten(4).softmax(dim=-1).view_as(scores)
     return layer.proj(torch.einsum("bhyxvu,bvuhd->byxhd", weights, v).flatten(3))
 
@@ -55,11 +63,14 @@ def test_windows_merge_back(height: int, width: int, window: int) -> None:
 
 @pytest.mark.parametrize("size", [None, (6, 6), (5, 9)])
 @pytest.mark.parametrize("sized", [False, True])
-def test_whole_grid(size: tuple[int, int] | None, sized: bool) -> None:
-    layer, x = attention(size=size), torch.randn(2, 6, 6, 16)
-    log_sizes = torch.randn(2, 6, 6) if sized else None
+@pytest.mark.parametrize("scaled", [False, True])
+def test_whole_grid(size: tuple[int, int] | None, sized: bool, scaled: bool) -> None:
+    layer, x, origin = attention(size=size), torch.randn(2, 6, 6, 16), torch.randn(16)
+    traits = ClusterTraits(
+        torch.randn(2, 6, 6) if sized else None, torch.rand(2, 6, 6) if scaled else None
+    )
     torch.testing.assert_close(
-        attend_grid(layer, x, 0, log_sizes), by_the_formula(layer, x, log_sizes)
+        attend_grid(layer, x, 0, traits, origin), by_the_formula(layer, x, traits, origin)
     )
 
 
@@ -79,12 +90,20 @@ def test_padded_positions_act_as_zero_tokens() -> None:
     torch.testing.assert_close(attend_grid(layer, x, 4), expected)
 
 
+def test_padded_positions_have_no_traits() -> None:
+    layer, x = attention(size=(4, 4)), torch.randn(1, 6, 7, 16)
+    usual = ClusterTraits(torch.zeros(1, 6, 7), torch.ones(1, 6, 7))
+    torch.testing.assert_close(
+        attend_grid(layer, x, 4, usual, torch.randn(16)), attend_grid(layer, x, 4)
+    )
+
+
 def test_a_key_of_size_n_counts_as_n_equal_keys() -> None:
     layer = attention(size=None)
     x = torch.randn(1, 1, 3, 16)
     repeated = x[:, :, [0, 1, 1, 1, 2]]
     sizes = torch.tensor([[[1.0, 3.0, 1.0]]])
-    merged = attend_grid(layer, x, 0, sizes.log())
+    merged = attend_grid(layer, x, 0, ClusterTraits(sizes.log()))
     torch.testing.assert_close(merged, attend_grid(layer, repeated)[:, :, [0, 1, 4]])
 
 

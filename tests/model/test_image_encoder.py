@@ -34,6 +34,7 @@ def test_hourglass_matches_the_published_method(index: int, golden_meta: dict) -
         scale_free=False,
         size_aware=False,
         keep_detail=False,
+        mean_values=False,
     )
     expected = golden[setting["name"]]
     embedding = encoder(golden["pixels"])

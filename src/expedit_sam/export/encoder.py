@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expedit_sam.model.attention import attend_grid, relative_positions
-from expedit_sam.model.image_encoder import ImageEncoderViT, encode
+from expedit_sam.hourglass.contraction import ClusterTraits
+from expedit_sam.model.attention import relative_positions
+from expedit_sam.model.image_encoder import ImageEncoderViT, attend, encode
 
 # Attention scores of one step: one head of SAM's global attention, 64 MB in float32.
 _SCORES_PER_STEP = 2**24
@@ -40,9 +41,11 @@ class EncoderGraph(nn.Module):
         return encode(encoder, x.to(self.dtype), encoder.hourglass, _run_block).float()
 
 
-def _run_block(block: Any, x: Tensor, window_size: int, log_sizes: Tensor | None = None) -> Tensor:
+def _run_block(
+    block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
+) -> Tensor:
     """``run_block`` of the image encoder on 1xHxWxC tokens or clusters."""
-    x = x + attend_grid(block.attn, block.norm1(x), window_size, log_sizes, _attend)
+    x = attend(block, x, window_size, traits, _attend)
     return x + block.mlp(block.norm2(x))
 
 

@@ -16,7 +16,7 @@ def cluster_windows(
     iterations: int,
     temperature: Tensor | float,
     neighborhood: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cluster the tokens of each window.
 
     A token joins clusters near its own place only, each with the weight
@@ -31,8 +31,9 @@ def cluster_windows(
         neighborhood: odd width of the square of clusters a token may join.
 
     Returns:
-        NxKxC clusters in row order of their grid (K = rows * columns), and NxK sizes: how many
-        tokens each holds. Sizes of a window sum to H*W.
+        NxKxC clusters in row order of their grid (K = rows * columns); NxK sizes, how many tokens
+        each holds, which sum to H*W in a window; and NxKx(H*W) shares, how much of a cluster each
+        token is, which sum to 1 for a cluster.
     """
     number, height, width = map(int, tokens.shape[:3])  # whole numbers in a trace too
     tokens = tokens.flatten(1, 2)
@@ -51,7 +52,8 @@ def cluster_windows(
         sizes = belonging.sum(dim=1)
         # A cluster that every token has left keeps a tiny size instead of dividing by zero.
         shares = belonging / sizes.clamp_min(1e-12)[:, None]
-    return shares.transpose(1, 2) @ tokens, sizes
+    shares = shares.transpose(1, 2)
+    return shares @ tokens, sizes, shares
 
 
 @lru_cache(maxsize=64)

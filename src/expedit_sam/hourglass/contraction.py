@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -14,17 +15,39 @@ from expedit_sam.hourglass.settings import Hourglass
 
 
 @dataclass(frozen=True)
+class ClusterTraits:
+    """What attention has to know of clusters beside their features.
+
+    Attributes:
+        log_sizes: Bxhxw logarithms of how many tokens each cluster holds, over the tokens a
+            cluster of a whole window holds on average; None where all count as one.
+        value_scales: Bxhxw, by how much layer norm would make too much of a cluster's value (0 to
+            1); None where it may.
+    """
+
+    log_sizes: Tensor | None = None
+    value_scales: Tensor | None = None
+
+    def split(self, rows: int) -> Iterator[ClusterTraits]:
+        """Those of so many rows of clusters at a time."""
+        parts = (
+            repeat(None) if trait is None else trait.split(rows, dim=1)
+            for trait in (self.log_sizes, self.value_scales)
+        )
+        return map(ClusterTraits, *parts)
+
+
+@dataclass(frozen=True)
 class Contraction:
     """A grid of clusters and what it takes to go back to tokens.
 
     Attributes:
         clusters: BxhxwxC.
-        log_sizes: Bxhxw logarithms of how many tokens each cluster holds, over the tokens a
-            cluster of a whole window holds on average; None where the setting is not size-aware.
+        traits: what attention has to know of them.
     """
 
     clusters: Tensor
-    log_sizes: Tensor | None
+    traits: ClusterTraits
     _parts: list[list[_Part]]
     _weights: dict[_Part, Tensor]
     _details: dict[_Part, Tensor]
@@ -41,11 +64,7 @@ class Contraction:
             for part, detail in self._details.items():
                 changed = _of_images(detail, len(refined)) @ response
                 rebuilt[part] = rebuilt[part] + changed.view(detail.shape)
-        rows = [
-            torch.cat([_join(rebuilt[part], part, part.window_shape) for part in row], dim=2)
-            for row in self._parts
-        ]
-        return torch.cat(rows, dim=1)
+        return _assembled(self._parts, rebuilt, lambda part: part.window_shape)
 
     def _response(self, windows: dict[_Part, Tensor]) -> Tensor:
         """BxCxC, how the blocks have changed differences inside windows."""
@@ -78,45 +97,45 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         [_Part.of(rows, columns, window, side) for columns in _spans(int(tokens.shape[2]), window)]
         for rows in _spans(int(tokens.shape[1]), window)  # whole numbers in a trace too
     ]
-    centred, means = {}, {}
+    centred, means, variances = {}, {}, {}
     for part in _each(parts):
         windows = _cut(features, part.rows, part.columns, part.window_shape)
         means[part] = windows.mean(dim=(1, 2), keepdim=True)
+        variances[part] = windows.var(dim=-1, correction=0).flatten(1)[..., None]
         centred[part] = windows - means[part]
     temperature = _temperature(list(centred.values()), hourglass, tokens.shape[0])
 
-    clusters, size_rows, weights, details = [], [], {}, {}
-    for row in parts:
-        cluster_row, size_row = [], []
-        for part in row:
-            windows = centred[part]
-            sharpness = temperature.repeat_interleave(part.number)
-            centroids, sizes = cluster_windows(
-                windows,
-                part.cluster_shape,
-                iterations=hourglass.iterations,
-                temperature=sharpness,
-                neighborhood=hourglass.neighborhood,
-            )
-            weights[part] = reconstruction_weights(
-                windows.flatten(1, 2),
-                centroids,
-                temperature=sharpness,
-                neighbors=hourglass.reconstruction_neighbors,
-            )
-            if hourglass.keep_detail:
-                detail = torch.baddbmm(windows.flatten(1, 2), weights[part], centroids, alpha=-1)
-                details[part] = detail.to(tokens.dtype)
-            whole = centroids + means[part].flatten(1, 2)
-            cluster_row.append(_join(whole, part, part.cluster_shape))
-            size_row.append(_join(sizes[..., None], part, part.cluster_shape))
-        clusters.append(torch.cat(cluster_row, dim=2))
-        size_rows.append(torch.cat(size_row, dim=2))
+    clusters, sizes, scales, weights, details = {}, {}, {}, {}, {}
+    for part, windows in centred.items():
+        sharpness = temperature.repeat_interleave(part.number)
+        centroids, sizes[part], shares = cluster_windows(
+            windows,
+            part.cluster_shape,
+            iterations=hourglass.iterations,
+            temperature=sharpness,
+            neighborhood=hourglass.neighborhood,
+        )
+        weights[part] = reconstruction_weights(
+            windows.flatten(1, 2),
+            centroids,
+            temperature=sharpness,
+            neighbors=hourglass.reconstruction_neighbors,
+        )
+        if hourglass.keep_detail:
+            detail = torch.baddbmm(windows.flatten(1, 2), weights[part], centroids, alpha=-1)
+            details[part] = detail.to(tokens.dtype)
+        clusters[part] = centroids + means[part].flatten(1, 2)
+        if hourglass.mean_values:
+            scales[part] = _value_scales(clusters[part], shares @ variances[part])
+
+    def grid(pieces: dict[_Part, Tensor]) -> Tensor:
+        return _assembled(parts, pieces, lambda part: part.cluster_shape)
+
     average = (window / side) ** 2
-    sizes = (torch.cat(size_rows, dim=1)[..., 0] / average).clamp_min(1e-6).log()
+    log_sizes = (grid(sizes) / average).clamp_min(1e-6).log() if hourglass.size_aware else None
     return Contraction(
-        clusters=torch.cat(clusters, dim=1).to(tokens.dtype),
-        log_sizes=sizes.to(tokens.dtype) if hourglass.size_aware else None,
+        clusters=grid(clusters).to(tokens.dtype),
+        traits=ClusterTraits(log_sizes, grid(scales) if hourglass.mean_values else None),
         _parts=parts,
         _weights=weights,
         _details=details,
@@ -178,6 +197,22 @@ def _each(parts: list[list[_Part]]) -> Iterator[_Part]:
     return (part for row in parts for part in row)
 
 
+def _assembled(
+    parts: list[list[_Part]],
+    pieces: dict[_Part, Tensor],
+    shape: Callable[[_Part], tuple[int, int]],
+) -> Tensor:
+    """The grid, BxHxWxC or BxHxW, of what every part's windows hold."""
+    rows = [torch.cat([_join(pieces[part], part, shape(part)) for part in row], 2) for row in parts]
+    return torch.cat(rows, dim=1)
+
+
+def _value_scales(clusters: Tensor, variances: Tensor) -> Tensor:
+    """NxK, from NxKxC clusters and NxKx1, the mean variance of their tokens over channels."""
+    own = clusters.var(dim=-1, correction=0)
+    return (own / variances[..., 0].clamp_min(1e-12)).sqrt()
+
+
 def _of_images(windows: Tensor, batch: int) -> Tensor:
     """(B*number) x L x C of windows to B x (number*L) x C of images."""
     return windows.unflatten(0, (batch, -1)).flatten(1, 2)
@@ -212,9 +247,7 @@ def _cut(
 
 
 def _join(windows: Tensor, part: _Part, shape: tuple[int, int]) -> Tensor:
-    """The inverse of ``_cut``, from (B*number) x (h*w) x C."""
-    down = part.number // part.across
-    windows = windows.view(-1, down, part.across, shape[0], shape[1], windows.shape[-1])
-    return windows.transpose(2, 3).reshape(
-        -1, down * shape[0], part.across * shape[1], windows.shape[-1]
-    )
+    """The inverse of ``_cut``, from (B*number) x (h*w) x C, or without channels."""
+    down, channels = part.number // part.across, windows.shape[2:]
+    windows = windows.view(-1, down, part.across, shape[0], shape[1], *channels)
+    return windows.transpose(2, 3).reshape(-1, down * shape[0], part.across * shape[1], *channels)

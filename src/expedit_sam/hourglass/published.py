@@ -60,4 +60,5 @@ def published_setting(arguments: Mapping[str, Any]) -> Hourglass | None:
         scale_free=False,
         size_aware=False,
         keep_detail=False,
+        mean_values=False,
     )

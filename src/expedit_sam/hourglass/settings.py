@@ -26,6 +26,8 @@ class Hourglass:
         size_aware: whether a cluster counts in attention as often as it has tokens.
         keep_detail: whether a rebuilt token keeps what it was beside its clusters, changed as the
             blocks changed the differences between clusters.
+        mean_values: whether a cluster brings to attention the mean of its tokens' values. Layer
+            norm divides a cluster by its own deviation, smaller than theirs: that makes more of it.
 
     Raises:
         InputError: a value is out of its range; the message names it.
@@ -40,6 +42,7 @@ class Hourglass:
     scale_free: bool = True
     size_aware: bool = True
     keep_detail: bool = True
+    mean_values: bool = True
 
     def __post_init__(self) -> None:
         _require(

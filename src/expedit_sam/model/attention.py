@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expedit_sam.hourglass.contraction import ClusterTraits
 from expedit_sam.model.layers import TokenLinear
 
 # Scores that one CPU thread works on at a time (2 MB, a core's own cache), and a GPU.
@@ -61,7 +62,8 @@ def attend_grid(
     attention: Any,
     x: Tensor,
     window_size: int = 0,
-    log_sizes: Tensor | None = None,
+    traits: ClusterTraits | None = None,
+    origin: Tensor | None = None,
     attend: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Self-attention of BxHxWxC tokens, over the whole grid or inside each window.
@@ -70,8 +72,9 @@ def attend_grid(
         attention: a module with SAM's attention parameters.
         x: BxHxWxC tokens.
         window_size: side of the windows in tokens; 0 attends over the whole grid.
-        log_sizes: BxHxW, added to every score of that key: the logarithm of a cluster's size over
-            the average one. Padded positions count as average.
+        traits: where x are clusters. Their log sizes are added to every score of that key, their
+            values brought nearer to that of ``origin``. Padded positions count as average.
+        origin: C, what layer norm gives where a token has no deviation: its bias.
         attend: from sequences to sequences, as ``attend_sequences``, which it is by default.
 
     Returns:
@@ -85,9 +88,13 @@ def attend_grid(
     padded_size = (int(qkv.shape[1]), int(qkv.shape[2]))
     q, k, v = _sequences(qkv, window, heads)
     key_bias = None
-    if log_sizes is not None:
-        log_sizes = _windows(_pad_to_windows(log_sizes[..., None], window), window)
-        key_bias = log_sizes.to(q.dtype).flatten(1).repeat_interleave(heads, dim=0)
+    if traits is not None and traits.log_sizes is not None:
+        key_bias = _of_sequences(traits.log_sizes.to(q.dtype), window, heads, fill=0)
+    if traits is not None and traits.value_scales is not None:
+        assert origin is not None
+        scales = _of_sequences(traits.value_scales.to(q.dtype), window, heads, fill=1)[..., None]
+        centre = attention.qkv(origin[None]).view(3, heads, 1, -1)[2]
+        v = torch.lerp(centre.repeat(len(v) // heads, 1, 1), v, scales)
     tables = (attention.rel_pos_h, attention.rel_pos_w) if attention.use_rel_pos else None
     out = (attend or attend_sequences)(q, k, v, tables, window, key_bias)
     return attention.proj(_grid(out, window, heads, padded_size)[:, :height, :width])
@@ -245,6 +252,12 @@ def _sequences(qkv: Tensor, window: tuple[int, int], heads: int) -> Tensor:
     split = split.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
     # B, rows, h, columns, w, 3, heads, d
     return split.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 4).flatten(2, 3)
+
+
+def _of_sequences(trait: Tensor, window: tuple[int, int], heads: int, fill: float) -> Tensor:
+    """BxHxW to (B*windows*heads)x(h*w), each head the same; ``fill`` for padded positions."""
+    padded = _pad_to_windows(trait[..., None], window, trait.new_full((1,), fill))
+    return _windows(padded, window).flatten(1).repeat_interleave(heads, dim=0)
 
 
 def _grid(sequences: Tensor, window: tuple[int, int], heads: int, size: tuple[int, int]) -> Tensor:

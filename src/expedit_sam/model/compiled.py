@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
+from expedit_sam.hourglass.contraction import ClusterTraits
 from expedit_sam.hourglass.settings import Hourglass
-from expedit_sam.model.attention import attend_grid, relative_positions
-from expedit_sam.model.image_encoder import ImageEncoderViT, encode
+from expedit_sam.model.attention import relative_positions
+from expedit_sam.model.image_encoder import ImageEncoderViT, attend, encode
 
 
 def compile_encoder(encoder: ImageEncoderViT) -> None:
@@ -27,9 +28,11 @@ def _encode(encoder: Any, pixels: Tensor, hourglass: Hourglass | None) -> Tensor
     return encode(encoder, pixels, hourglass, _run_block)
 
 
-def _run_block(block: Any, x: Tensor, window_size: int, log_sizes: Tensor | None = None) -> Tensor:
+def _run_block(
+    block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
+) -> Tensor:
     """``run_block`` of the image encoder in one piece."""
-    x = x + attend_grid(block.attn, block.norm1(x), window_size, log_sizes, attend_fused)
+    x = attend(block, x, window_size, traits, attend_fused)
     return x + block.mlp(block.norm2(x))
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from expedit_sam.hourglass.contraction import contract
+from expedit_sam.hourglass.contraction import ClusterTraits, contract
 from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.model.attention import Attention, attend_grid
 from expedit_sam.model.layers import LayerNorm2d, MLPBlock
@@ -192,11 +191,11 @@ def encode(
     if hourglass is not None and location < depth:
         window = clustering_window(encoder.blocks)
         contraction = contract(tokens, hourglass, window)
-        clusters, log_sizes = contraction.clusters, contraction.log_sizes
+        clusters = contraction.clusters
         smaller_window = hourglass.cluster_side(window)
         for block in encoder.blocks[location:]:
             side = smaller_window if block.window_size > 0 else 0
-            clusters = run(block, clusters, side, log_sizes)
+            clusters = run(block, clusters, side, contraction.traits)
         tokens = contraction.expand(clusters)
     return encoder.neck(tokens.permute(0, 3, 1, 2))
 
@@ -218,16 +217,18 @@ def clustering_window(blocks: Iterable[Any]) -> int:
     return max(block.window_size for block in blocks) or DEFAULT_WINDOW
 
 
-def run_block(block: Any, x: Tensor, window_size: int, log_sizes: Tensor | None = None) -> Tensor:
+def run_block(
+    block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
+) -> Tensor:
     """One transformer block on BxHxWxC tokens or clusters (see ``attend_grid``)."""
     # Windows do not see each other, nor do tokens in the feed-forward layers: a CPU takes a band
     # of rows at a time, so that what is computed in between stays in its cache.
     band = x.shape[1] if x.device.type != "cpu" else _band(x.shape[2], window_size)
     if window_size > 0:
-        rows = zip(x.split(band, dim=1), _split(log_sizes, band), strict=False)
-        attended = [_attend(block, tokens, window_size, sizes) for tokens, sizes in rows]
+        rows = zip(x.split(band, dim=1), (traits or ClusterTraits()).split(band), strict=False)
+        attended = [attend(block, tokens, window_size, some) for tokens, some in rows]
     else:
-        attended = list(_attend(block, x, 0, log_sizes).split(band, dim=1))
+        attended = list(attend(block, x, 0, traits).split(band, dim=1))
     return torch.cat([tokens + block.mlp(block.norm2(tokens)) for tokens in attended], dim=1)
 
 
@@ -237,9 +238,13 @@ def _band(width: int, window_size: int) -> int:
     return rows * max(1, _TOKENS_PER_BAND // (rows * width))
 
 
-def _attend(block: Any, x: Tensor, window_size: int, log_sizes: Tensor | None) -> Tensor:
-    return x + attend_grid(block.attn, block.norm1(x), window_size, log_sizes)
-
-
-def _split(log_sizes: Tensor | None, band: int) -> Iterable[Tensor | None]:
-    return repeat(None) if log_sizes is None else log_sizes.split(band, dim=1)
+def attend(
+    block: Any,
+    x: Tensor,
+    window_size: int,
+    traits: ClusterTraits | None,
+    how: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    """The first half of a transformer block (see ``attend_grid``)."""
+    norm = block.norm1
+    return x + attend_grid(block.attn, norm(x), window_size, traits, norm.bias, how)
