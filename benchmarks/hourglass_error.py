@@ -28,13 +28,15 @@ SETTINGS = {
     "scale-free temperature, 10": SCALE_FREE,
     "and clusters count by their size": replace(SCALE_FREE, size_aware=True),
     "and temperature 15": replace(SCALE_FREE, size_aware=True, temperature=15.0),
-    "and details are kept: the default": OURS,
+    "and details are kept": replace(OURS, mean_values=False),
+    "and values are means: the default": OURS,
     "default, temperature 30": replace(OURS, temperature=30.0),
     "default, 2 iterations": replace(OURS, iterations=2),
     "default, 10 iterations": replace(OURS, iterations=10),
     "default, clusters count as one": replace(OURS, size_aware=False),
     "default, from block 6": replace(OURS, location=6),
     "the same without details": replace(OURS, location=6, keep_detail=False),
+    "the same without mean values": replace(OURS, location=6, mean_values=False),
     "published, from block 6": replace(PUBLISHED, location=6),
 }
 

@@ -49,7 +49,7 @@ def test_presets_fit_every_network(depth: int, window: int, name: str) -> None:
 def test_presets_are_ordered_by_how_much_they_cluster(depth: int) -> None:
     blocks = [PRESETS[name].block(depth) for name in ("quality", "balanced", "fast")]
     assert blocks == sorted(blocks, reverse=True)
-    assert PRESETS["balanced"].cluster_side(14) == 9
+    assert PRESETS["balanced"].cluster_side(14) == 7
 
 
 def test_whole_numbers_count_and_fractions_scale() -> None:

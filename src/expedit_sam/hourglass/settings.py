@@ -122,8 +122,8 @@ def _require(holds: bool, name: str, value: object, expected: str) -> None:
 
 PRESETS: dict[str, Hourglass | None] = {
     "exact": None,
-    "quality": Hourglass(location=2 / 3, clusters=64 / 196),
-    "balanced": Hourglass(location=5 / 12, clusters=81 / 196),
+    "quality": Hourglass(location=7 / 12, clusters=81 / 196),
+    "balanced": Hourglass(location=1 / 2, clusters=49 / 196),
     "fast": Hourglass(location=1 / 6, clusters=81 / 196),
 }
 
