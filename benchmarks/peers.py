@@ -39,9 +39,6 @@ STAGES = {
 }
 # A stage takes so many turns for one of the others: a click is short, and its times vary most.
 TURNS = {"click": 10}
-# Importing our package asks for large pages and for freed memory to be kept; who has another
-# installed gets neither. (0 is what the second variable is without; it only says that it is said.)
-_WITHOUT_US = {"THP_MEM_ALLOC_ENABLE": "0", "MALLOC_PERTURB_": "0"}
 # These must return what the original does.
 EXACT = ("original", "transformers", "OpenVINO on the original", "ours, exact")
 
@@ -147,7 +144,8 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | ({} if name == "ours" else _WITHOUT_US),
+            # Our package asks for large pages; who has another installed does not get them.
+            env=os.environ | ({} if name == "ours" else {"THP_MEM_ALLOC_ENABLE": "0"}),
         )
 
     def run(self, stage: str, name: str, file: Path | None = None) -> dict[str, float]:

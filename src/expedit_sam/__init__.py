@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +15,6 @@ if TYPE_CHECKING:
 
 # PyTorch's large blocks in large pages, where the system grants them (docs/decisions.md).
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc use freed memory again instead of asking Linux for new pages, which it clears.
-
-    Who sets glibc's own variables keeps them.
-    """
-    said = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if sys.platform == "linux" and not said:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
-        mallopt(-3, 64 * 2**20)  # M_MMAP_THRESHOLD: smaller blocks come from the heap,
-        mallopt(-1, 256 * 2**20)  # M_TRIM_THRESHOLD: which keeps so much that is free
-
-
-_keep_freed_memory()
 
 __all__ = ["Hourglass", "SamAutomaticMaskGenerator", "SamPredictor", "build_sam", "expedite"]
 

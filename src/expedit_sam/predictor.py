@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expedit_sam.allocator import keep_freed_memory
 from expedit_sam.base_predictor import BasePredictor
 from expedit_sam.errors import InputError
 from expedit_sam.model.mask_decoder import PreparedImage
@@ -28,6 +29,7 @@ class SamPredictor(BasePredictor):
     _known: tuple[Tensor, PreparedImage] | None
 
     def __init__(self, sam_model: Sam) -> None:
+        keep_freed_memory()
         self.model = sam_model
         super().__init__(
             sam_model.image_encoder.img_size,

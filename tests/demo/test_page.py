@@ -130,13 +130,13 @@ def test_inside(visit: Visit, address: str) -> None:
     page = visit(address)
     choose_example(page, "cat.jpg")
     open_tab(page, "Inside")
-    assert "400 tokens become 121 clusters before block 4 of 4" in said(
+    assert "400 tokens become 169 clusters before block 3 of 4" in said(
         page, "inside-status", "tokens become"
     )
     with changing(page, "inside-picture"):
         page.locator("#inside-layers").get_by_text("token grid").click()
-    page.locator("#inside-speed").get_by_text("balanced").click()
-    said(page, "inside-status", "before block 3 of 4")
+    page.locator("#inside-speed").get_by_text("fast").click()
+    said(page, "inside-status", "before block 2 of 4")
 
 
 def test_speeds_show_what_was_measured(visit: Visit, address: str, tiny_networks: Any) -> None:

@@ -152,11 +152,11 @@ def test_every_option_of_the_original_is_taken(
         ("--use_hourglass", PRESETS["balanced"]),
         (
             "--use_hourglass --hourglass_num_cluster 81 --hourglass_clustering_location 1",
-            Hourglass(1, 81, 5, 0.005, 5, 20, False, False, False),
+            Hourglass(1, 81, 5, 0.005, 5, 20, False, False, False, False),
         ),
         (
             "--use_hourglass --hourglass_temperature 0.02 --hourglass_clustering_location 3",
-            Hourglass(3, 100, 5, 0.02, 5, 20, False, False, False),
+            Hourglass(3, 100, 5, 0.02, 5, 20, False, False, False, False),
         ),
         ("--use_hourglass --hourglass_clustering_location -1", None),
     ],
