@@ -21,8 +21,8 @@ class ClusterTraits:
     Attributes:
         log_sizes: Bxhxw logarithms of how many tokens each cluster holds, over the tokens a
             cluster of a whole window holds on average; None where all count as one.
-        value_scales: Bxhxw, by how much layer norm would make too much of a cluster's value (0 to
-            1); None where it may.
+        value_scales: Bxhxw, 0 to 1: a cluster so much shorter after layer norm would be the mean of
+            what layer norm makes of its tokens; None leaves values as they are.
     """
 
     log_sizes: Tensor | None = None
@@ -104,7 +104,8 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
     for part in _each(parts):
         windows = _cut(features, part.rows, part.columns, part.window_shape)
         means[part] = windows.mean(dim=(1, 2), keepdim=True)
-        variances[part] = _variance(windows).flatten(1)[..., None]
+        if hourglass.mean_values:
+            variances[part] = _variance(windows).flatten(1)[..., None]
         centred[part] = windows - means[part]
     temperature = _temperature(list(centred.values()), hourglass, tokens.shape[0])
 

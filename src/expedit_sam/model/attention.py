@@ -74,7 +74,8 @@ def attend_grid(
         window_size: side of the windows in tokens; 0 attends over the whole grid.
         traits: where x are clusters. Their log sizes are added to every score of that key, their
             values brought nearer to that of ``origin``. Padded positions count as average.
-        origin: C, what layer norm gives where a token has no deviation: its bias.
+        origin: C, what layer norm makes of a token without deviation: its bias. Needed where
+            traits have value scales.
         attend: from sequences to sequences, as ``attend_sequences``, which it is by default.
 
     Returns:
