@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expedit_sam.model.attention import attend_grid, relative_positions
-from expedit_sam.model.image_encoder import ImageEncoderViT
+from expedit_sam.model.attention import relative_positions
+from expedit_sam.model.image_encoder import ImageEncoderViT, attend_block
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ def embed_part(encoder: ImageEncoderViT, pixels: Tensor, part: Part) -> Tensor:
     with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
         tokens = encoder.patch_embed(pixels) + positions
         for block in encoder.blocks:
-            normalised = block.norm1(tokens)
-            tokens = tokens + attend_grid(block.attn, normalised, block.window_size, attend=attend)
+            tokens = attend_block(block, tokens, block.window_size, how=attend)
             tokens = tokens + block.mlp(block.norm2(tokens))
     return encoder.neck(tokens.float().permute(0, 3, 1, 2))
 

@@ -122,6 +122,20 @@ def test_linear_response_is_ridge_regression(scale: float) -> None:
     torch.testing.assert_close(response, expected, rtol=0, atol=0.02)
 
 
+def test_linear_response_is_exact_where_differences_have_two_variances() -> None:
+    # Conjugate gradients take a step for each.
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(2, 300, 8, generator=generator))[0]
+    before = basis * torch.tensor([1.0, 3.0] * 4)
+    after = torch.randn(2, 300, 8, generator=generator)
+    scale = 8 / before.square().sum(dim=(1, 2), keepdim=True)
+    ridge = 0.5 * torch.eye(8)
+    expected = torch.linalg.solve(
+        before.mT @ before * scale + ridge, before.mT @ after * scale + ridge
+    )
+    torch.testing.assert_close(linear_response(before, after), expected, rtol=0, atol=1e-5)
+
+
 def test_linear_response_of_nothing_is_no_change() -> None:
     flat = torch.zeros(1, 9, 4)
     torch.testing.assert_close(linear_response(flat, flat), torch.eye(4)[None])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from expedit_sam.hourglass.contraction import ClusterTraits
 from expedit_sam.model.attention import relative_positions
-from expedit_sam.model.image_encoder import ImageEncoderViT, attend, encode
+from expedit_sam.model.image_encoder import ImageEncoderViT, attend_block, encode
 
 # Attention scores of one step: one head of SAM's global attention, 64 MB in float32.
 _SCORES_PER_STEP = 2**24
@@ -45,7 +45,7 @@ def _run_block(
     block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
 ) -> Tensor:
     """``run_block`` of the image encoder on 1xHxWxC tokens or clusters."""
-    x = attend(block, x, window_size, traits, _attend)
+    x = attend_block(block, x, window_size, traits, _attend)
     return x + block.mlp(block.norm2(x))
 
 

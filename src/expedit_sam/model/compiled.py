@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from expedit_sam.hourglass.contraction import ClusterTraits
 from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.model.attention import relative_positions
-from expedit_sam.model.image_encoder import ImageEncoderViT, attend, encode
+from expedit_sam.model.image_encoder import ImageEncoderViT, attend_block, encode
 
 
 def compile_encoder(encoder: ImageEncoderViT) -> None:
@@ -32,7 +32,7 @@ def _run_block(
     block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
 ) -> Tensor:
     """``run_block`` of the image encoder in one piece."""
-    x = attend(block, x, window_size, traits, attend_fused)
+    x = attend_block(block, x, window_size, traits, attend_fused)
     return x + block.mlp(block.norm2(x))
 
 

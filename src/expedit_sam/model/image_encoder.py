@@ -226,9 +226,9 @@ def run_block(
     band = x.shape[1] if x.device.type != "cpu" else _band(x.shape[2], window_size)
     if window_size > 0:
         rows = zip(x.split(band, dim=1), (traits or ClusterTraits()).split(band), strict=False)
-        attended = [attend(block, tokens, window_size, some) for tokens, some in rows]
+        attended = [attend_block(block, tokens, window_size, some) for tokens, some in rows]
     else:
-        attended = list(attend(block, x, 0, traits).split(band, dim=1))
+        attended = list(attend_block(block, x, 0, traits).split(band, dim=1))
     return torch.cat([tokens + block.mlp(block.norm2(tokens)) for tokens in attended], dim=1)
 
 
@@ -238,11 +238,11 @@ def _band(width: int, window_size: int) -> int:
     return rows * max(1, _TOKENS_PER_BAND // (rows * width))
 
 
-def attend(
+def attend_block(
     block: Any,
     x: Tensor,
     window_size: int,
-    traits: ClusterTraits | None,
+    traits: ClusterTraits | None = None,
     how: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """The first half of a transformer block (see ``attend_grid``)."""
