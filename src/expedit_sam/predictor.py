@@ -14,6 +14,7 @@ from expedit_sam.base_predictor import BasePredictor
 from expedit_sam.errors import InputError
 from expedit_sam.model.mask_decoder import PreparedImage
 from expedit_sam.model.sam import Sam
+from expedit_sam.transforms import seen_logits
 
 _IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
 
@@ -136,8 +137,11 @@ class SamPredictor(BasePredictor):
         coords = torch.as_tensor(scaled, dtype=torch.float, device=self.device)[:, None]
         labels = torch.ones(coords.shape[:2], dtype=torch.int, device=self.device)
         sparse, dense = self.model.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
+        seen = seen_logits(
+            self.model.prompt_encoder.mask_input_size, self.transform.target_length, self.input_size
+        )
         logits, iou, numbers = self.model.mask_decoder.predict_confident(
-            self._prepared(dense), sparse, least_iou
+            self._prepared(dense), sparse, least_iou, seen
         )
         return logits.cpu().numpy(), iou.cpu().numpy(), numbers.cpu().numpy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import cv2
@@ -103,7 +104,28 @@ def upscale_masks(
     return masks.reshape(*logits.shape[:-2], *size)
 
 
+def seen_logits(
+    low_res_size: tuple[int, ...], side: int, input_size: tuple[int, ...]
+) -> tuple[int, int]:
+    """How many rows and columns of low-res logits, from the upper left, the image lies in.
+
+    Arguments:
+        low_res_size: (h, w) of the low-res logits of the network's square input.
+        side: of that input.
+        input_size: (H, W) of the resized image before padding.
+    """
+    # Scaling looks at the next row too.
+    rows, columns = (
+        min(low, math.ceil(extent * low / side) + 1)
+        for low, extent in zip(low_res_size, input_size, strict=True)
+    )
+    return rows, columns
+
+
 def _upscale(low: np.ndarray, side: int, input_size: tuple[int, ...], whole: np.ndarray) -> None:
-    square = cv2.resize(np.ascontiguousarray(low), (side, side), interpolation=cv2.INTER_LINEAR)
+    rows, columns = seen_logits(low.shape, side, input_size)
+    seen = np.ascontiguousarray(low[:rows, :columns])
+    down, across = (side / extent for extent in low.shape)
+    square = cv2.resize(seen, None, fx=across, fy=down, interpolation=cv2.INTER_LINEAR)
     inside = square[: input_size[0], : input_size[1]]
     cv2.resize(inside, whole.shape[::-1], dst=whole, interpolation=cv2.INTER_LINEAR)

@@ -50,8 +50,10 @@ def test_tokens_of_a_shared_image_are_what_they_would_be_of_its_own(depth, promp
     assert tokens.shape == (prompts, 3, 32)
     torch.testing.assert_close(tokens, own, rtol=1e-4, atol=1e-4)
     some = slice(prompts // 2, prompts)
-    outputs = shared_image.project(weight, bias, some)
-    torch.testing.assert_close(outputs, own_image.project(weight, bias, some), rtol=1e-4, atol=2e-4)
+    for where in (slice(None), slice(20), torch.tensor([0, 1, 30, 49])):
+        outputs = shared_image.project(weight, bias, some, where)
+        expected = own_image.project(weight, bias, slice(None), slice(None))[some, where]
+        torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=2e-4)
 
 
 def test_prompts_may_have_positions_of_their_own() -> None:
@@ -128,6 +130,27 @@ def test_confident_masks_are_those_above_the_threshold(tiny_sam: Sam, share: flo
     torch.testing.assert_close(scores, iou[passing])
     torch.testing.assert_close(logits, masks[passing])
     assert numbers.tolist() == passing.nonzero()[:, 0].tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("filter_size", [0, 5])
+@pytest.mark.parametrize("seen", [(80, 80), (53, 80), (80, 53), (1, 17)])
+def test_logits_of_padding_need_not_be_made(tiny_sam: Sam, filter_size, seen) -> None:
+    image, positions = torch.randn(1, 32, 20, 20), tiny_sam.prompt_encoder.get_dense_pe()
+    sparse, dense = prompts(tiny_sam, 6)
+    decoder = tiny_sam.mask_decoder
+    decoder.logit_filter = LogitFilter(filter_size) if filter_size else None
+    prepared = decoder.prepare(image, positions, dense)
+    every, iou, numbers = decoder.predict_confident(prepared, sparse, -100.0)
+    some, *same = decoder.predict_confident(prepared, sparse, -100.0, seen)
+    assert some.shape == every.shape == (18, 80, 80)
+    rows, columns = seen
+    torch.testing.assert_close(some[:, :rows, :columns], every[:, :rows, :columns])
+    # A token more than the filter reaches is spared.
+    assert not some[:, rows + 6 :].any()
+    assert not some[..., columns + 6 :].any()
+    for expected, found in zip((iou, numbers), same, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @torch.no_grad()

@@ -29,8 +29,10 @@ class ImageTokens(Protocol):
     def write(self, attention: Attention, norm: nn.LayerNorm, k: Tensor, v: Tensor) -> ImageTokens:
         """The image tokens once they have taken from BxTxC ``v`` as they fit BxTxC ``k``."""
 
-    def project(self, weight: Tensor, bias: Tensor, prompts: slice) -> Tensor:
-        """The BxNxO outputs of a linear layer (OxC, O) for the image tokens of some prompts."""
+    def project(
+        self, weight: Tensor, bias: Tensor, prompts: slice, where: slice | Tensor
+    ) -> Tensor:
+        """The BxNxO outputs of a linear layer (OxC, O) for some image tokens of some prompts."""
 
 
 @dataclass(frozen=True)
@@ -74,5 +76,7 @@ class OwnTokens:
             placed.transpose(1, 2),
         )
 
-    def project(self, weight: Tensor, bias: Tensor, prompts: slice) -> Tensor:
-        return F.linear(self.of(prompts).values, weight, bias)
+    def project(
+        self, weight: Tensor, bias: Tensor, prompts: slice, where: slice | Tensor
+    ) -> Tensor:
+        return F.linear(self.of(prompts).values[:, where], weight, bias)

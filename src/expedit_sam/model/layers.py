@@ -116,11 +116,11 @@ class LogitFilter(nn.Module):
         super().__init__()
         blur = torch.tensor([math.comb(size - 1, i) / 2 ** (size - 1) for i in range(size)])
         self.down, self.across = nn.Parameter(blur), nn.Parameter(blur.clone())
+        self.reach = size // 2
 
     def forward(self, logits: Tensor) -> Tensor:
         height, width = logits.shape[-2:]
-        reach = len(self.down) // 2
-        padded = F.pad(logits, [reach] * 4, mode="replicate")
+        padded = F.pad(logits, [self.reach] * 4, mode="replicate")
         # A convolution of one channel is six times as slow as sums of shifted logits.
         filtered: Any = sum(w * padded[..., i : i + height, :] for i, w in enumerate(self.down))
         across: Any = sum(w * filtered[..., i : i + width] for i, w in enumerate(self.across))

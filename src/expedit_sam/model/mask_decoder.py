@@ -153,12 +153,23 @@ class MaskDecoder(nn.Module):
         return self._predict(image, sparse, chosen)
 
     def predict_confident(
-        self, image: PreparedImage, sparse: Tensor, least_iou: float
+        self,
+        image: PreparedImage,
+        sparse: Tensor,
+        least_iou: float,
+        seen: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of three masks a prompt, those with a predicted IoU above ``least_iou``.
 
         Predicted IoU is known before the pixels are: prompts without such a mask are spared the
-        upscaling.
+        upscaling, and so is the padding that nobody looks at.
+
+        Arguments:
+            image: see ``prepare``.
+            sparse: BxTxC, points and boxes.
+            least_iou: masks must be above it.
+            seen: (rows, columns) of low-res logits, from the upper left, that are looked at; None
+                for all. Logits beyond them are not those of ``predict``.
 
         Returns:
             Kx4hx4w low-res logits, K predicted IoU, and of each the number of its prompt.
@@ -169,16 +180,30 @@ class MaskDecoder(nn.Module):
             passing = iou > least_iou
             return masks[passing], iou[passing], passing.nonzero()[:, 0]
         height, width = image.grid
-        logits, scores = [torch.empty(0, height * 4, width * 4)], []
+        rows, columns = self._part(image.grid, seen)
+        logits, scores = [torch.empty(0, rows * 4, columns * 4)], []
         for tokens, kernels, iou in self._decode(image, sparse, range(1, self.num_mask_tokens)):
             scores.append(iou)
             for i, good in enumerate(iou > least_iou):
                 if good.any():
                     one = slice(i, i + 1)
-                    logits.append(self._upscale(image, tokens, kernels[one, good], one)[0])
+                    part = (rows, columns)
+                    logits.append(self._upscale(image, tokens, kernels[one, good], one, part)[0])
         iou = torch.cat(scores)
         passing = iou > least_iou
-        return torch.cat(logits), iou[passing], passing.nonzero()[:, 0]
+        beyond = (0, 4 * (width - columns), 0, 4 * (height - rows))
+        return F.pad(torch.cat(logits), beyond), iou[passing], passing.nonzero()[:, 0]
+
+    def _part(self, grid: tuple[int, int], seen: tuple[int, int] | None) -> tuple[int, int]:
+        """Rows and columns of tokens that so many low-res logits are made of."""
+        if seen is None:
+            return grid
+        reach = self.logit_filter.reach if self.logit_filter is not None else 0
+        rows, columns = (
+            min(tokens, -(-(logits + reach) // 4))
+            for tokens, logits in zip(grid, seen, strict=True)
+        )
+        return rows, columns
 
     def _predict(
         self, image: PreparedImage, sparse: Tensor, chosen: range
@@ -214,25 +239,43 @@ class MaskDecoder(nn.Module):
             yield image_tokens, torch.stack(kernels, dim=1), iou
 
     def _upscale(
-        self, image: PreparedImage, image_tokens: ImageTokens, kernels: Tensor, prompts: slice
+        self,
+        image: PreparedImage,
+        image_tokens: ImageTokens,
+        kernels: Tensor,
+        prompts: slice,
+        part: tuple[int, int] | None = None,
     ) -> Tensor:
         """The BxMx4hx4w logits of some prompts, from their BxMx(C/8) mask kernels.
 
         A 2x2 transposed convolution of stride 2 is a matrix product; pixels stay in the order of
         the tokens they came from until only the masks are left to rearrange.
+
+        Arguments:
+            part: (rows, columns) of tokens, from the upper left, that are upscaled; None for all.
         """
         layers: Any = self.output_upscaling
         _, norm, activation, _, last_activation = layers
         first, second = image.upscaling
-        pixels = image_tokens.project(*first, prompts).unflatten(-1, (4, -1))
+        part = part or image.grid
+        where = _upper_left(image.grid, part)
+        pixels = image_tokens.project(*first, prompts, where).unflatten(-1, (4, -1))
         size = _TOKENS_PER_STEP if kernels.device.type == "cpu" else pixels.shape[1]
         logits = []
         for x in pixels.split(size, dim=1):
             x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
             x = last_activation(F.linear(x, *second)).unflatten(-1, (4, -1))
             logits.append(torch.bmm(kernels, x.flatten(1, -2).transpose(1, 2)))
-        ordered = _in_image_order(torch.cat(logits, dim=2), image.grid)
+        ordered = _in_image_order(torch.cat(logits, dim=2), part)
         return ordered if self.logit_filter is None else self.logit_filter(ordered)
+
+
+def _upper_left(grid: tuple[int, int], part: tuple[int, int]) -> slice | Tensor:
+    """Where, in row order, the first rows and columns of a grid are."""
+    rows, columns = part
+    if columns == grid[1]:
+        return slice(rows * columns)
+    return torch.arange(grid[0] * grid[1]).view(grid)[:rows, :columns].flatten()
 
 
 def _in_image_order(logits: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -198,12 +198,16 @@ class SharedTokens:
             values,
         )
 
-    def project(self, weight: Tensor, bias: Tensor, prompts: slice) -> Tensor:
+    def project(
+        self, weight: Tensor, bias: Tensor, prompts: slice, where: slice | Tensor
+    ) -> Tensor:
         """``weight`` is the one that the image was prepared for."""
         some = self.of(prompts)
         shift = bias + weight @ self.shift
-        known = torch.addcmul(shift, some.scale[:, :, None], self.image.outward)
-        return known.baddbmm_(some.weights.transpose(1, 2), some.rows @ weight.T)
+        scale, outward = some.scale[:, where, None], self.image.outward[where]
+        known = torch.addcmul(shift, scale, outward)
+        weights = some.weights[:, :, where]
+        return known.baddbmm_(weights.transpose(1, 2), some.rows @ weight.T)
 
     @property
     def weights(self) -> Tensor:
