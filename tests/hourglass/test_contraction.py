@@ -60,6 +60,18 @@ def test_details_change_as_clusters_do() -> None:
     assert error[True] < 0.5 * error[False]
 
 
+@pytest.mark.parametrize("keep_detail", [False, True])
+def test_tokens_may_be_rebuilt_as_what_a_projection_makes_of_them(keep_detail: bool) -> None:
+    grid, outward = tokens(20, 33), torch.randn(7, 12, generator=torch.Generator().manual_seed(1))
+    contraction = contract(grid, Hourglass(clusters=81, keep_detail=keep_detail), 14)
+    refined = contraction.clusters
+    expected = contraction.expand(refined) @ outward.T
+    torch.testing.assert_close(contraction.expand(refined, outward), expected, rtol=0, atol=1e-4)
+    # Details of three times the clusters are three times as large, up to what one step misses.
+    tripled = contraction.expand(3 * refined, outward)
+    assert (tripled - 3 * expected).norm() < 0.2 * (3 * expected).norm()
+
+
 def test_a_flat_picture_stays_flat() -> None:
     grid = torch.ones(1, 28, 28, 12)
     contraction = contract(grid, Hourglass(), 14)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from expedit_sam.hourglass.clustering import cluster_windows
 from expedit_sam.hourglass.reconstruction import linear_response, reconstruction_weights
@@ -27,7 +28,7 @@ def test_operators_match_the_published_method(name: str, golden_meta: dict) -> N
     golden = golden_file("operators")
     setting = next(entry for entry in golden_meta["operators"] if entry["name"] == name)
     features, side = golden["features"], math.isqrt(setting["num_clusters"])
-    centroids, sizes, _ = cluster_windows(
+    centroids, sizes, _, logits = cluster_windows(
         features,
         (side, side),
         iterations=setting["iterations"],
@@ -39,12 +40,7 @@ def test_operators_match_the_published_method(name: str, golden_meta: dict) -> N
     torch.testing.assert_close(sizes.sum(dim=1), torch.full((len(features),), 196.0))
 
     for neighbors in setting["reconstruction_k"]:
-        weights = reconstruction_weights(
-            features.flatten(1, 2),
-            centroids,
-            temperature=setting["temperature"],
-            neighbors=neighbors,
-        )
+        weights = reconstruction_weights(logits, neighbors)
         # The published code divides by the L2 norm where the paper divides by the sum.
         weights = weights / weights.norm(dim=-1, keepdim=True)
         expected = golden[f"{name}.reconstructed_l2_k{neighbors}"]
@@ -65,23 +61,24 @@ def test_any_window_and_number_of_clusters(
 ) -> None:
     size = (data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))
     tokens = torch.randn(2, height, width, 8, generator=torch.Generator().manual_seed(0)) * scale
-    centroids, sizes, shares = cluster_windows(
+    centroids, sizes, shares, logits = cluster_windows(
         tokens, size, iterations=3, temperature=1.0 / scale**2, neighborhood=neighborhood
     )
     assert centroids.shape == (2, size[0] * size[1], 8)
     assert torch.isfinite(centroids).all()
     torch.testing.assert_close(shares @ tokens.flatten(1, 2), centroids)
     torch.testing.assert_close(sizes.sum(dim=1), torch.full((2,), float(height * width)))
-    weights = reconstruction_weights(
-        tokens.flatten(1, 2), centroids, temperature=1.0 / scale**2, neighbors=4
-    )
+    flat = tokens.flatten(1, 2)
+    expected = flat.square().sum(dim=-1, keepdim=True) - torch.cdist(flat, centroids).square()
+    torch.testing.assert_close(logits, expected / scale**2, rtol=0, atol=1e-3)
+    weights = reconstruction_weights(logits, neighbors=4)
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, height * width))
     assert ((weights > 0).sum(dim=-1) <= 4).all()
 
 
 def test_a_cluster_for_every_token_gives_the_tokens_back() -> None:
     tokens = torch.randn(3, 7, 7, 16, generator=torch.Generator().manual_seed(0))
-    centroids, sizes, _ = cluster_windows(
+    centroids, sizes, *_ = cluster_windows(
         tokens, (7, 7), iterations=5, temperature=100.0, neighborhood=5
     )
     torch.testing.assert_close(centroids, tokens.flatten(1, 2))
@@ -89,10 +86,8 @@ def test_a_cluster_for_every_token_gives_the_tokens_back() -> None:
 
 
 def test_far_distances_do_not_underflow() -> None:
-    tokens = torch.tensor([[[[0.0]], [[1e4]]]])
-    weights = reconstruction_weights(
-        tokens.flatten(1, 2), torch.tensor([[[1e3], [9e3]]]), temperature=1.0, neighbors=2
-    )
+    logits = torch.tensor([[[-1e6, -8.1e7], [-8.1e7, -1e6]]])
+    weights = reconstruction_weights(logits, neighbors=2)
     torch.testing.assert_close(weights, torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
 
 
@@ -110,32 +105,30 @@ def test_gradients_come_after_inference_mode() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_linear_response_is_ridge_regression(scale: float) -> None:
+def test_linear_response_is_exact_where_differences_go_every_way_alike(scale: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    before, after = torch.randn(2, 2, 300, 8, generator=generator) * scale
-    response = linear_response(before, after)
-    covariance = before.mT @ before / before.square().mean(dim=(1, 2), keepdim=True) / 300
-    both = before.mT @ after / before.square().mean(dim=(1, 2), keepdim=True) / 300
-    ridge = 0.5 * torch.eye(8)
-    expected = torch.linalg.solve(covariance + ridge, both + ridge)
-    # Two steps come close; changing nothing would be off by about 1.
-    torch.testing.assert_close(response, expected, rtol=0, atol=0.02)
+    before = torch.linalg.qr(torch.randn(2, 300, 8, generator=generator))[0] * scale
+    expected, start = torch.randn(2, 8, 5, generator=generator), torch.randn(8, 5)
+    response = linear_response(before, before @ expected, start)
+    torch.testing.assert_close(response, expected, rtol=0, atol=1e-4)
 
 
-def test_linear_response_is_exact_where_differences_have_two_variances() -> None:
-    # Conjugate gradients take a step for each.
+def test_linear_response_takes_the_best_step_down_the_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(2, 300, 8, generator=generator))[0]
-    before = basis * torch.tensor([1.0, 3.0] * 4)
-    after = torch.randn(2, 300, 8, generator=generator)
-    scale = 8 / before.square().sum(dim=(1, 2), keepdim=True)
-    ridge = 0.5 * torch.eye(8)
-    expected = torch.linalg.solve(
-        before.mT @ before * scale + ridge, before.mT @ after * scale + ridge
-    )
-    torch.testing.assert_close(linear_response(before, after), expected, rtol=0, atol=1e-5)
+    before, after = torch.randn(2, 1, 300, 8, generator=generator)
+    start = torch.eye(8)
+    step = linear_response(before, after, start)[0] - start
+    slope = before[0].T @ (after - before @ start)[0]
+    torch.testing.assert_close(F.normalize(step, dim=0), F.normalize(slope, dim=0))
+
+    def misfit(length: float) -> torch.Tensor:
+        return (before @ (start + length * step) - after)[0].square().sum(dim=0)
+
+    best = misfit(1.0)
+    assert (best < misfit(0.95)).all()
+    assert (best < misfit(1.05)).all()
 
 
 def test_linear_response_of_nothing_is_no_change() -> None:
-    flat = torch.zeros(1, 9, 4)
-    torch.testing.assert_close(linear_response(flat, flat), torch.eye(4)[None])
+    flat, start = torch.zeros(1, 9, 4), torch.randn(4, 3)
+    torch.testing.assert_close(linear_response(flat, flat @ start, start), start[None])

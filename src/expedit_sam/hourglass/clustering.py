@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class Clusters(NamedTuple):
+    """The K clusters of the L tokens of each of N windows, in row order of their grid.
+
+    Attributes:
+        centroids: NxKxC.
+        sizes: NxK, how many tokens each holds; they sum to L in a window.
+        shares: NxKxL, how much of a cluster each token is; they sum to 1 for a cluster.
+        logits: NxLxK, ``-temperature * |token - cluster|^2``, less what is the same for all
+            clusters of a token.
+    """
+
+    centroids: Tensor
+    sizes: Tensor
+    shares: Tensor
+    logits: Tensor
 
 
 def cluster_windows(
@@ -16,7 +34,7 @@ def cluster_windows(
     iterations: int,
     temperature: Tensor | float,
     neighborhood: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Clusters:
     """Cluster the tokens of each window.
 
     A token joins clusters near its own place only, each with the weight
@@ -29,31 +47,29 @@ def cluster_windows(
         iterations: rounds of soft k-means, at least 1.
         temperature: one number, or N of them.
         neighborhood: odd width of the square of clusters a token may join.
-
-    Returns:
-        NxKxC clusters in row order of their grid (K = rows * columns); NxK sizes, how many tokens
-        each holds, which sum to H*W in a window; and NxKx(H*W) shares, how much of a cluster each
-        token is, which sum to 1 for a cluster.
     """
     number, height, width = map(int, tokens.shape[:3])  # whole numbers in a trace too
     tokens = tokens.flatten(1, 2)
-    # Clusters are means of tokens, so products of tokens with tokens give all distances: half the
-    # work of products with every round's clusters.
-    products_of_tokens = tokens @ tokens.transpose(1, 2)
-    outside = _outside_neighborhood((height, width), size, neighborhood, tokens.device)
-    shares = _first_shares((height, width), size, tokens.device).to(tokens.dtype)
     if isinstance(temperature, Tensor):
         temperature = temperature.reshape(number, 1, 1)
-    for _ in range(iterations):
+    # Clusters are means of tokens, so products of tokens with tokens give all distances: half the
+    # work of products with every round's clusters.
+    products_of_tokens = (tokens @ tokens.transpose(1, 2)).mul_(2 * temperature)
+
+    def logits(shares: Tensor) -> Tensor:
         products = products_of_tokens @ shares
-        squares = (shares * products).sum(dim=1, keepdim=True)
-        scores = (temperature * (2 * products - squares)).masked_fill(outside, -torch.inf)
-        belonging = scores.softmax(dim=-1)
+        return torch.sub(products, (shares * products).sum(dim=1, keepdim=True), alpha=0.5)
+
+    outside = _outside_neighborhood((height, width), size, neighborhood, tokens.device)
+    shares = _first_shares((height, width), size, tokens.device).to(tokens.dtype)
+    sizes = tokens.new_empty(0)
+    for _ in range(iterations):
+        belonging = logits(shares).masked_fill_(outside, -torch.inf).softmax(dim=-1)
         sizes = belonging.sum(dim=1)
         # A cluster that every token has left keeps a tiny size instead of dividing by zero.
         shares = belonging / sizes.clamp_min(1e-12)[:, None]
-    shares = shares.transpose(1, 2)
-    return shares @ tokens, sizes, shares
+    by_cluster = shares.transpose(1, 2)
+    return Clusters(by_cluster @ tokens, sizes, by_cluster, logits(shares))
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from itertools import repeat
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from expedit_sam.hourglass.clustering import cluster_windows
 from expedit_sam.hourglass.reconstruction import linear_response, reconstruction_weights
@@ -49,29 +50,35 @@ class Contraction:
     clusters: Tensor
     traits: ClusterTraits
     _parts: list[list[_Part]]
-    _weights: dict[_Part, Tensor]
-    _details: dict[_Part, Tensor]
+    _back: dict[_Part, _Back]
 
-    def expand(self, refined: Tensor) -> Tensor:
-        """Rebuild BxHxWxC tokens from BxhxwxC clusters that further blocks have refined."""
-        windows = {part: part.cut_clusters(refined) for part in self._weights}
-        rebuilt = {
-            part: weights.to(refined.dtype) @ windows[part]
-            for part, weights in self._weights.items()
-        }
-        if self._details:
-            response = self._response(windows).to(refined.dtype)
-            for part, detail in self._details.items():
-                blurred, sharp = (_of_images(x, len(refined)) for x in (rebuilt[part], detail))
-                rebuilt[part] = torch.baddbmm(blurred, sharp, response).view(detail.shape)
+    def expand(self, refined: Tensor, outward: Tensor | None = None) -> Tensor:
+        """Rebuild tokens from clusters that further blocks have refined.
+
+        Arguments:
+            refined: BxhxwxC.
+            outward: OxC, what tokens are projected with next, if so: clusters are fewer.
+
+        Returns:
+            BxHxWxC, or BxHxWxO projected.
+        """
+        if outward is not None:
+            refined = F.linear(refined, outward)
+        windows = {part: part.cut_clusters(refined) for part in self._back}
+        response = None
+        if all(back.tokens is not None for back in self._back.values()):
+            response = self._response(windows, outward).to(refined.dtype)
+        rebuilt = {part: back.rebuilt(windows[part], response) for part, back in self._back.items()}
         return _assembled(self._parts, rebuilt, lambda part: part.window_shape)
 
-    def _response(self, windows: dict[_Part, Tensor]) -> Tensor:
-        """BxCxC, how the blocks have changed differences inside windows."""
+    def _response(self, windows: dict[_Part, Tensor], outward: Tensor | None) -> Tensor:
+        """BxCxO, how the blocks have changed differences inside windows."""
         before = {part: part.cut_clusters(self.clusters) for part in windows}
-        # Every second cluster tells as much as all.
+        channels, device = self.clusters.shape[-1], self.clusters.device
+        start = torch.eye(channels, device=device) if outward is None else outward.float().T
+        # Every third cluster tells as much as all.
         return linear_response(
-            self._differences(before)[:, ::2], self._differences(windows)[:, ::2]
+            self._differences(before)[:, ::3], self._differences(windows)[:, ::3], start
         )
 
     def _differences(self, windows: dict[_Part, Tensor]) -> Tensor:
@@ -109,28 +116,22 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         centred[part] = windows - means[part]
     temperature = _temperature(list(centred.values()), hourglass, tokens.shape[0])
 
-    clusters, sizes, scales, weights, details = {}, {}, {}, {}, {}
+    clusters, sizes, scales, back = {}, {}, {}, {}
     for part, windows in centred.items():
-        sharpness = temperature.repeat_interleave(part.number)
-        centroids, sizes[part], shares = cluster_windows(
+        found = cluster_windows(
             windows,
             part.cluster_shape,
             iterations=hourglass.iterations,
-            temperature=sharpness,
+            temperature=temperature.repeat_interleave(part.number),
             neighborhood=hourglass.neighborhood,
         )
-        weights[part] = reconstruction_weights(
-            windows.flatten(1, 2),
-            centroids,
-            temperature=sharpness,
-            neighbors=hourglass.reconstruction_neighbors,
-        )
-        if hourglass.keep_detail:
-            detail = torch.baddbmm(windows.flatten(1, 2), weights[part], centroids, alpha=-1)
-            details[part] = detail.to(tokens.dtype)
-        clusters[part] = centroids + means[part].flatten(1, 2)
+        weights = reconstruction_weights(found.logits, hourglass.reconstruction_neighbors)
+        kept = windows.flatten(1, 2).to(tokens.dtype) if hourglass.keep_detail else None
+        back[part] = _Back(weights, found.shares, kept)
+        clusters[part] = found.centroids + means[part].flatten(1, 2)
+        sizes[part] = found.sizes
         if hourglass.mean_values:
-            scales[part] = _value_scales(clusters[part], shares @ variances[part])
+            scales[part] = _value_scales(clusters[part], found.shares @ variances[part])
 
     def grid(pieces: dict[_Part, Tensor]) -> Tensor:
         return _assembled(parts, pieces, lambda part: part.cluster_shape)
@@ -141,9 +142,32 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         clusters=grid(clusters).to(tokens.dtype),
         traits=ClusterTraits(log_sizes, grid(scales) if hourglass.mean_values else None),
         _parts=parts,
-        _weights=weights,
-        _details=details,
+        _back=back,
     )
+
+
+@dataclass(frozen=True)
+class _Back:
+    """The way back from the K clusters of each of N windows to its L tokens.
+
+    Attributes:
+        weights: NxLxK, how much of each cluster goes into each token.
+        shares: NxKxL, how much of each cluster each token was.
+        tokens: NxLxC from their window's mean; None where no details are kept.
+    """
+
+    weights: Tensor
+    shares: Tensor
+    tokens: Tensor | None
+
+    def rebuilt(self, refined: Tensor, response: Tensor | None) -> Tensor:
+        """NxLxO tokens from NxKxO clusters, and BxCxO, what became of differences between them."""
+        weights = self.weights.to(refined.dtype)
+        if response is None or self.tokens is None:
+            return weights @ refined
+        moved = (_of_images(self.tokens, len(response)) @ response).view(*self.tokens.shape[:2], -1)
+        # A cluster's own part of what is moved gives way to what the blocks have made of it.
+        return (weights @ (refined - self.shares.to(refined.dtype) @ moved)).add_(moved)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Hourglass:
     iterations: int = 5
     temperature: float = 15.0
     neighborhood: int = 5
-    reconstruction_neighbors: int = 20
+    reconstruction_neighbors: int = 8
     scale_free: bool = True
     size_aware: bool = True
     keep_detail: bool = True

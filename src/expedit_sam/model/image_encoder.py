@@ -196,8 +196,17 @@ def encode(
         for block in encoder.blocks[location:]:
             side = smaller_window if block.window_size > 0 else 0
             clusters = run(block, clusters, side, contraction.traits)
-        tokens = contraction.expand(clusters)
+        projection, rest = _split_neck(encoder.neck)
+        return rest(contraction.expand(clusters, projection).permute(0, 3, 1, 2))
     return encoder.neck(tokens.permute(0, 3, 1, 2))
+
+
+def _split_neck(neck: Any) -> tuple[Tensor | None, Any]:
+    """The OxC projection that a neck begins with, where it is one, and what comes after it."""
+    first = neck[0] if isinstance(neck, nn.Sequential) and len(neck) > 0 else None
+    if isinstance(first, nn.Conv2d) and first.kernel_size == (1, 1) and first.bias is None:
+        return first.weight.flatten(1), neck[1:]
+    return None, neck
 
 
 def first_tokens(

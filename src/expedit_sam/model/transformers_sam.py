@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from expedit_sam.errors import InputError
 from expedit_sam.model.image_encoder import encode
@@ -42,11 +42,12 @@ def forward(encoder: Any, pixel_values: Tensor | None = None, **options: Any) ->
 
 def _in_sams_names(encoder: Any) -> Any:
     """The same modules and parameters, none of them copied."""
+    neck = encoder.neck
     return SimpleNamespace(
         patch_embed=encoder.patch_embed,
         pos_embed=encoder.pos_embed,
         blocks=[_block(layer) for layer in encoder.layers],
-        neck=lambda x: encoder.neck(x.permute(0, 2, 3, 1)),  # its neck takes channels last
+        neck=nn.Sequential(neck.conv1, neck.layer_norm1, neck.conv2, neck.layer_norm2),
     )
 
 
