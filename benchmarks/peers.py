@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,8 @@ STAGES = {
 }
 # A stage takes so many turns for one of the others: a click is short, and its times vary most.
 TURNS = {"click": 10}
+# Seconds between runs: threads of the last contestant wait actively for work a while longer.
+PAUSE = 0.2
 # These must return what the original does.
 EXACT = ("original", "transformers", "OpenVINO on the original", "ours, exact")
 
@@ -156,6 +159,7 @@ class Worker:
         """
         assert self.process.stdin
         assert self.process.stdout
+        time.sleep(PAUSE)
         order = json.dumps([stage, name, file and str(file)])
         answer = ""
         with suppress(BrokenPipeError):  # it ended while another had its turn

@@ -14,7 +14,7 @@ from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
 from expedit_sam.model.layers import MLP, LayerNorm2d, LogitFilter
 from expedit_sam.model.shared_image import SharedImage, SharedTokens
 
-_PROMPTS_PER_STEP = 4
+_PROMPTS_PER_STEP = 16
 _TOKENS_PER_STEP = 1024
 # Numbers twice as wide.
 _WIDE = {torch.float32: torch.float64, torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -223,7 +223,7 @@ class MaskDecoder(nn.Module):
     ) -> Iterator[tuple[ImageTokens, Tensor, Tensor]]:
         """Image tokens, BxMx(C/8) mask kernels and BxM predicted IoU, of some prompts at a time.
 
-        They are few on a CPU, so that their image tokens stay in its cache.
+        They are few on a CPU, which would gain nothing from more but need the memory.
         """
         own_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own_tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
