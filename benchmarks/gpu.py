@@ -38,6 +38,7 @@ from tests.original import original_modules
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The largest difference from the original in float32, over its largest value.
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}
+CONTESTANTS = ["original", "original, compiled", "transformers", "ours", "ours, compiled"]
 
 
 def main() -> None:
@@ -64,6 +65,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=["vit_b", "vit_h"], choices=models)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=DTYPES)
+    parser.add_argument(
+        "--contestants", nargs="+", default=CONTESTANTS, choices=CONTESTANTS, metavar="NAME"
+    )
     parser.add_argument("--device", default="cuda")
     return parser.parse_args()
 
@@ -94,12 +99,13 @@ class Contestant:
     """An image encoder in one precision.
 
     Attributes:
-        name, precision: what it is called, and in what it works.
+        kind, name, precision: one of ``CONTESTANTS``, what it is called, and in what it works.
         encoder: from pixels to the embedding.
         operations: floating-point operations an image.
         exact: whether it must return what the original does.
     """
 
+    kind: str
     name: str
     precision: str
     encoder: Any
@@ -107,27 +113,31 @@ class Contestant:
     exact: bool = True
 
 
-def _contestants(model: str) -> Iterator[Contestant]:
+def _contestants(model: str, kinds: list[str]) -> Iterator[Contestant]:
     """The original in float32 first; a network's speed changes as the next one is asked for."""
     sam = new_network(model)
     registry = original_modules()[""].sam_model_registry
     original = registry[model]().eval()
     original.load_state_dict(sam.state_dict())
-    theirs = transformers_encoder(sam)
-    operations = 2 * encoder_cost(sam.image_encoder, None).multiply_adds
+    exact = 2 * encoder_cost(sam.image_encoder, None).multiply_adds
     fewer = 2 * encoder_cost(sam.image_encoder, PRESETS["balanced"]).multiply_adds
-    compiled = copy.deepcopy(sam)
-    compile_encoder(compiled.image_encoder)
-    compiled_original = torch.compile(copy.deepcopy(original.image_encoder))
+    theirs = {"original": original.image_encoder}
+    if "original, compiled" in kinds:
+        theirs["original, compiled"] = torch.compile(copy.deepcopy(original.image_encoder))
+    if "transformers" in kinds:
+        theirs["transformers"] = transformers_encoder(sam)
+    ours = {"ours": sam}
+    if "ours, compiled" in kinds:
+        ours["ours, compiled"] = copy.deepcopy(sam)
+        compile_encoder(ours["ours, compiled"].image_encoder)
     for precision in DTYPES:
-        yield Contestant("original", precision, original.image_encoder, operations)
-        yield Contestant("original, compiled", precision, compiled_original, operations)
-        yield Contestant("transformers", precision, theirs, operations)
-        for name, network in (("ours", sam), ("ours, compiled", compiled)):
-            for speed, count in (("exact", operations), ("balanced", fewer)):
+        for kind, encoder in theirs.items():
+            yield Contestant(kind, kind, precision, encoder, exact)
+        for kind, network in ours.items():
+            for speed, operations in (("exact", exact), ("balanced", fewer)):
                 expedite(network, PRESETS[speed])
-                exact = speed == "exact"
-                yield Contestant(f"{name}, {speed}", precision, network.image_encoder, count, exact)
+                name, encoder = f"{kind}, {speed}", network.image_encoder
+                yield Contestant(kind, name, precision, encoder, operations, speed == "exact")
 
 
 def _report(
@@ -140,7 +150,11 @@ def _report(
     pixels = torch.randn(batch, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
     expected: Tensor | None = None
     baseline = 0.0
-    for one in _contestants(model):
+    for one in _contestants(model, options.contestants):
+        first = (one.name, one.precision) == ("original", "float32")
+        wanted = one.kind in options.contestants and one.precision in options.precisions
+        if not (first or wanted):
+            continue
         one.encoder.to(device, DTYPES[one.precision])
         given = pixels.to(device, DTYPES[one.precision])
         if device.type == "cuda":

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from expedit_sam.model.attention import relative_positions
+from expedit_sam.model.compiled import attend_fused
 from expedit_sam.model.image_encoder import ImageEncoderViT, attend_block
 
 
@@ -26,50 +25,44 @@ class Part:
         return grid[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def embed_part(encoder: ImageEncoderViT, pixels: Tensor, part: Part) -> Tensor:
-    """1x3x16hx16w pixels, standing at ``part``, to a 1xCxhxw image embedding.
+def embed_part(
+    encoder: ImageEncoderViT, pixels: Tensor, part: Part, drop_path: float = 0.0
+) -> Tensor:
+    """Bx3x16hx16w pixels, standing at ``part``, to a BxCxhxw image embedding.
 
     The part's tokens are what the whole canvas would give if global blocks saw only the part: a
-    crop at the model's own scale for a fraction of the work.
+    crop at the model's own scale for a fraction of the work. With ``drop_path``, images skip a half
+    of the last block with this probability, of earlier ones less (stochastic depth, 1603.09382).
     """
     positions = part.cut(encoder.pos_embed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
         tokens = encoder.patch_embed(pixels) + positions
-        for block in encoder.blocks:
-            tokens = attend_block(block, tokens, block.window_size, how=attend)
-            tokens = tokens + block.mlp(block.norm2(tokens))
+        for i, block in enumerate(encoder.blocks):
+            rate = drop_path * i / (len(encoder.blocks) - 1)
+            attended = attend_block(block, tokens, block.window_size, how=attend)
+            tokens = _skipped(tokens, attended, rate)
+            tokens = _skipped(tokens, tokens + block.mlp(block.norm2(tokens)), rate)
     return encoder.neck(tokens.float().permute(0, 3, 1, 2))
+
+
+def _skipped(before: Tensor, after: Tensor, rate: float) -> Tensor:
+    if not rate:
+        return after
+    kept = torch.rand(len(before), 1, 1, 1, device=before.device) >= rate
+    return torch.lerp(before, after, (kept / (1 - rate)).to(after.dtype))
 
 
 def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    tables: tuple[Tensor, Tensor] | None,
+    tables: tuple[Tensor, Tensor],
     window: tuple[int, int],
-    _: None,
+    key_bias: None,
 ) -> Tensor:
-    """The package's ``attend_sequences`` in few large operations, which autograd likes better.
-
-    With relative positions, queries and keys are widened so that their products hold the position
-    scores too: a query brings its score for every row and every column, a key says which row and
-    column are its own. The bias of every pair costs no addition of its own.
-    """
-    height, width = window
-    scaled = q * q.shape[-1] ** -0.5
-    if tables is not None:
-        by_place = q.unflatten(1, window)
-        rows = relative_positions(middle(tables[0], height), height).to(q.dtype)
-        columns = relative_positions(middle(tables[1], width), width).to(q.dtype)
-        by_row = torch.einsum("nywd,ykd->nywk", by_place, rows).flatten(1, 2)
-        by_column = torch.einsum("nywd,wkd->nywk", by_place, columns).flatten(1, 2)
-        places = torch.arange(height * width, device=q.device)
-        own_row = F.one_hot(places // width, height).to(k.dtype)
-        own_column = F.one_hot(places % width, width).to(k.dtype)
-        own = torch.cat([own_row, own_column], dim=-1).expand(len(k), -1, -1)
-        scaled = torch.cat([scaled, by_row, by_column], dim=-1)
-        k = torch.cat([k, own], dim=-1)
-    return (scaled @ k.transpose(1, 2)).softmax(-1, dtype=v.dtype) @ v
+    """The package's ``attend_fused`` with the relative positions that a part of the grid needs."""
+    rows, columns = (middle(table, size) for table, size in zip(tables, window, strict=True))
+    return attend_fused(q, k, v, (rows, columns), window, key_bias)
 
 
 def middle(table: Tensor, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import Photo, box_of, most_interior_click, read_photos, view_pixels, whole
+from data import Photo, box_of, most_interior_click, network_pixels, read_photos
 from packaged import PACKAGED, read_packaged
 from torch import Tensor
 
@@ -27,8 +27,7 @@ PROMPTS_AT_ONCE = 32
 
 @torch.no_grad()
 def image_embedding(sam: Sam, photo: Photo) -> Tensor:
-    side = sam.image_encoder.img_size
-    pixels = view_pixels(photo, whole(photo, side))
+    pixels = network_pixels(photo, sam.image_encoder.img_size)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1).to(sam.device).float()
     return sam.image_encoder(sam.preprocess(tensor)[None])
 

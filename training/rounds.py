@@ -1,138 +1,139 @@
-"""Rounds of prompts on one image: clicks and boxes, then clicks on what was wrong."""
+"""Rounds of prompts on a step's views: clicks and boxes, then clicks on what was wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import data
-import numpy as np
 import torch
-from encoder import Part, embed_part
+from encoder import embed_part
 from losses import prompt_loss
-from samples import CELLS_PER_TOKEN, Sample, draw_cut
-from torch import Tensor
+from prompts import (
+    draw_regions,
+    interior_cells,
+    jittered_boxes,
+    likely_regions,
+    random_cells,
+    to_pixels,
+)
+from torch import Tensor, nn
+from torch.func import functional_call
+from views import Views
 
+from expedit_sam.model.mask_decoder import MaskDecoder
 from expedit_sam.model.sam import Sam
+
+# Shares of prompts that are boxes, and of clicks that are most interior; of more rounds that bring
+# the mask so far as input.
+BOX_SHARE, INTERIOR_SHARE, MASK_SHARE = 0.25, 0.6, 0.6
+# One prompt in so many is followed by two more clicks.
+FOLLOWED = 8
 
 
 @dataclass
-class Clicks:
-    """PxNx2 places (x, y) in label cells and PxN labels."""
+class Prompts:
+    """N prompts, each a box or clicks.
 
-    places: np.ndarray
-    labels: np.ndarray
-
-    def add(self, places: np.ndarray, labels: np.ndarray) -> Clicks:
-        return Clicks(
-            np.concatenate([self.places, places[:, None]], axis=1),
-            np.concatenate([self.labels, labels[:, None]], axis=1),
-        )
-
-
-def to_pixels(cells: np.ndarray, corner: tuple[int, int]) -> Tensor:
-    """Label cells to network pixels, as prompts are given (the encoder adds half a pixel).
-
-    Places are (x, y) or boxes (x, y, x, y); ``corner`` is (x, y) of cell 0 in network pixels.
+    Attributes:
+        by_box: N.
+        boxes: Nx4.
+        places, labels: NxTx2 and NxT clicks; a prompt that is a box has them from the second on.
     """
-    pixels = (cells + 0.5) * data.PIXELS_PER_CELL - 0.5
-    pixels = pixels + np.tile(corner, cells.shape[-1] // 2)
-    return torch.from_numpy(pixels).float()
+
+    by_box: Tensor
+    boxes: Tensor
+    places: Tensor
+    labels: Tensor
+
+    def some(self, rows: Tensor) -> Prompts:
+        return Prompts(self.by_box[rows], self.boxes[rows], self.places[rows], self.labels[rows])
+
+    def add(self, places: Tensor, labels: Tensor) -> None:
+        self.places = torch.cat([self.places, places[:, None]], dim=1)
+        self.labels = torch.cat([self.labels, labels[:, None]], dim=1)
+
+    def embed(self, encoder: Any) -> Tensor:
+        """Nx(T+1)xC: clicks and a place holder, or all clicks but the first and two corners."""
+        clicks = encoder(points=(self.places, self.labels), boxes=None, masks=None)[0]
+        corners = encoder(points=None, boxes=self.boxes, masks=None)[0]
+        boxed = torch.cat([clicks[:, 1:-1], corners], dim=1)
+        return torch.where(self.by_box[:, None, None], boxed, clicks)
 
 
-def first_clicks(regions: data.Regions, random: np.random.Generator) -> Clicks:
-    places = [
-        data.most_interior_click(mask) if random.random() < 0.5 else data.random_click(mask, random)
-        for mask in regions.cells
-    ]
-    return Clicks(np.array(places)[:, None], np.ones((len(places), 1), int))
-
-
-def error_clicks(clicks: Clicks, masks: np.ndarray, targets: np.ndarray, random) -> Clicks:
-    """One more click for each prompt, anywhere in what is wrong (SAM, appendix A)."""
-    places, labels = [], []
-    for mask, target in zip(masks, targets, strict=True):
-        wrong = mask ^ target
-        x, y = data.random_click(wrong if wrong.any() else target, random)
-        labels.append(int(target[int(y), int(x)]))
-        places.append(((np.array([x, y]) + random.random(2)) * data.CELLS_PER_LOGIT) - 0.5)
-    return clicks.add(np.array(places), np.array(labels))
-
-
-def image_losses(
-    sam: Sam, sample: Sample, random: np.random.Generator, options
-) -> tuple[Tensor, Tensor]:
-    """Loss of all prompts on one image, and the first rounds' mean best-of-three IoU.
-
-    Prompts are given to the whole part and to cuts of it: the encoder's pass costs as much as
-    dozens of prompts do.
-    """
-    part = sample.part
-    embedding = embed_part(sam.image_encoder, sample.pixels, part)
-    results = [cut_losses(sam, embedding, sample.labels, part, random, options.prompts)]
-    for _ in range(options.cuts):
-        within = draw_cut(sample.labels, random)
-        rows, columns = (
-            slice(CELLS_PER_TOKEN * start, CELLS_PER_TOKEN * (start + size))
-            for start, size in ((within.top, within.height), (within.left, within.width))
-        )
-        labels = data.complete(sample.labels, rows, columns)
-        cut = Part(part.top + within.top, part.left + within.left, within.height, within.width)
-        results.append(cut_losses(sam, within.cut(embedding), labels, cut, random, options.prompts))
-    losses, reached = zip(*results, strict=True)
-    return sum(losses) / len(losses), sum(reached) / len(reached)
-
-
-def cut_losses(
-    sam: Sam,
-    embedding: Tensor,
-    labels: np.ndarray,
-    cut: Part,
-    random: np.random.Generator,
-    prompts: int,
-) -> tuple[Tensor, Tensor]:
-    """Loss of all rounds of some prompts, and the first round's best-of-three IoU.
-
-    Arguments:
-        embedding: 1xCxhxw.
-        labels: annotators x up to 8h x up to 8w region numbers.
-        cut: where on the canvas both stand.
-    """
-    regions = data.sample_regions(labels, prompts, random)
-    targets = torch.from_numpy(regions.targets).to(sam.device).float()
-    height, width = targets.shape[1:]
+def step_losses(sam: Sam, views: Views, count: int, drop_path: float) -> tuple[Tensor, Tensor]:
+    """Loss of ``count`` prompts on each view, and the first round's best-of-three IoU."""
+    embeddings = embed_part(sam.image_encoder, views.pixels, views.part, drop_path)
+    regions = draw_regions(views.labels, count)
+    truth = regions.masks.flatten(0, 1)
     patch = sam.image_encoder.patch_embed.proj.stride[0]
-    corner = (cut.left * patch, cut.top * patch)
-    positions = cut.cut(sam.prompt_encoder.get_dense_pe())
+    corner = (views.part.left * patch, views.part.top * patch)
+    width = truth.shape[-1]
 
-    def decode(clicks: Clicks | None, boxes: Tensor | None, masks: Tensor | None):
-        points = None
-        if clicks is not None:
-            places = to_pixels(clicks.places, corner).to(sam.device)
-            points = (places, torch.from_numpy(clicks.labels).to(sam.device))
-        sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        dense = dense[..., : cut.height, : cut.width]
-        return sam.mask_decoder.predict_masks(embedding, positions, sparse, dense)
+    by_box = torch.rand(len(truth), device=sam.device) < BOX_SHARE
+    interior = torch.rand(len(truth), device=sam.device) < INTERIOR_SHARE
+    # A region that many views have none of is an empty mask, whose cell 0 is as good as any.
+    cells = random_cells(truth)
+    cells[interior] = interior_cells(truth[interior])
+    targets, chances = likely_regions(views.labels, regions, cells.view(-1, count))
+    targets, chances = targets.flatten(0, 1), chances.flatten(0, 1)
+    certain = torch.zeros_like(chances).scatter(1, regions.people.flatten()[:, None], 1.0)
+    chances = torch.where((by_box | interior)[:, None], certain, chances)
+    own = certain[:, :, None, None] > 0
+    targets = torch.where(own, truth[:, None], targets)
 
-    by_box = random.random() < 0.25
-    clicks = None if by_box else first_clicks(regions, random)
-    boxes = None
-    if by_box:
-        jittered = np.array([data.jittered_box(mask, random) for mask in regions.cells])
-        boxes = to_pixels(jittered, corner).to(sam.device)
-    logits, predicted = decode(clicks, boxes, None)
-    loss, reached = prompt_loss(logits[..., :height, :width], predicted, targets, clear=by_box)
+    decoder = _in_bfloat16(AllMasks(sam.mask_decoder))
 
-    rounds = random.choice(3, p=[0.75, 0.15, 0.1])
-    for _ in range(rounds):
-        rows = torch.arange(len(logits))
-        chosen = logits.detach()[rows, predicted.detach().argmax(dim=1)][:, None]
-        masks = (chosen[:, 0, :height, :width] > 0).cpu().numpy()
-        if clicks is None:
-            # Clicks that follow a box stand beside it.
-            clicks = Clicks(np.zeros((len(rows), 0, 2)), np.zeros((len(rows), 0), int))
-        clicks = error_clicks(clicks, masks, regions.targets, random)
-        mask_input = chosen if random.random() < 0.6 else None
-        logits, predicted = decode(clicks, boxes, mask_input)
-        more, _ = prompt_loss(logits[..., :height, :width], predicted, targets, clear=True)
-        loss = loss + 0.5 * more
+    def decode(prompts: Prompts, masks: Tensor | None = None, given: Tensor | None = None):
+        dense = sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        each = len(prompts.boxes) // len(embeddings)
+        image = embeddings[:, None].expand(-1, each, -1, -1, -1).flatten(0, 1)
+        if masks is not None:
+            mapped = sam.prompt_encoder.mask_downscaling(masks)
+            dense = torch.where(given[:, None, None, None], mapped, dense)
+        dense = dense.expand_as(image)
+        positions = views.part.cut(sam.prompt_encoder.get_dense_pe())
+        return decoder(image, positions, prompts.embed(sam.prompt_encoder), dense)
+
+    clicks = to_pixels(cells, width, corner)
+    boxes = jittered_boxes(truth, corner)
+    ones = torch.ones(len(cells), 1, dtype=torch.long, device=sam.device)
+    prompts = Prompts(by_box, boxes, clicks[:, None], ones)
+    logits, predicted = decode(prompts)
+    loss, reached = prompt_loss(logits, predicted, targets, chances, by_box)
+
+    followed = (torch.arange(len(truth), device=sam.device) % count) < max(1, count // FOLLOWED)
+    rows = followed.nonzero()[:, 0]
+    prompts, truth = prompts.some(rows), truth[rows]
+    logits, predicted = logits[rows], predicted[rows]
+    alone = torch.ones(len(rows), 1, device=sam.device)
+    clear = torch.ones(len(rows), dtype=torch.bool, device=sam.device)
+    for _ in range(2):
+        best = predicted.detach().argmax(dim=1)
+        chosen = logits.detach()[torch.arange(len(rows)), best][:, None].float()
+        wrong = (chosen[:, 0] > 0) ^ truth
+        cells = random_cells(torch.where(wrong.flatten(1).any(1)[:, None, None], wrong, truth))
+        labels = truth.flatten(1).gather(1, cells[:, None])[:, 0].long()
+        prompts.add(to_pixels(cells, width, corner), labels)
+        given = torch.rand(len(rows), device=sam.device) < MASK_SHARE
+        logits, predicted = decode(prompts, chosen, given)
+        more, _ = prompt_loss(logits, predicted, truth[:, None], alone, clear)
+        loss = loss + 0.5 / FOLLOWED * more
     return loss, reached
+
+
+class AllMasks(nn.Module):
+    """All four masks of prompts and their predicted IoU (see ``MaskDecoder.predict_masks``)."""
+
+    def __init__(self, decoder: MaskDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        return self.decoder.predict_masks(*given)
+
+
+def _in_bfloat16(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The module with weights and arguments in bfloat16: its time is reading and writing."""
+    weights = {name: weight.bfloat16() for name, weight in module.named_parameters()}
+    return lambda *given: functional_call(module, weights, tuple(x.bfloat16() for x in given))

@@ -14,24 +14,24 @@ import csv
 import json
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import data
-import numpy as np
 import torch
 import warm_start
 from evaluate import evaluate, image_embedding, summary
 from packaged import load_start
-from rounds import image_losses
-from samples import draw_sample
+from rounds import step_losses
 from torch import Tensor, nn
+from views import Photos, draw_views
 
+from expedit_sam.model.architectures import ARCHITECTURES, new_sam
 from expedit_sam.model.sam import Sam
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# What a run reports and leaves are weights averaged over about so many of its last steps.
-AVERAGED_STEPS = 60
+# What a run reports and leaves are weights averaged over about this share of its steps, and at most
+# over so many.
+AVERAGED_SHARE, AVERAGED_STEPS = 0.3, 300
 
 
 def parameter_groups(sam: Sam, options: argparse.Namespace) -> list[dict]:
@@ -60,20 +60,16 @@ def parameter_groups(sam: Sam, options: argparse.Namespace) -> list[dict]:
     return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
 
-def thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that each run whole images: on a busy machine faster than splitting operations."""
-    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-
-
 @torch.no_grad()
-def start_neck(sam: Sam, photos: list[data.Photo], pool: ThreadPoolExecutor) -> None:
+def start_neck(sam: Sam, photos: list[data.Photo]) -> None:
     """Fit the neck's start to the encoder's last tokens on every tenth photo."""
     encoder = sam.image_encoder
     seen: list[Tensor] = []
     hook = encoder.neck.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].permute(0, 2, 3, 1).flatten(0, 2)[::4])
     )
-    list(pool.map(lambda photo: image_embedding(sam, photo), photos[::10]))
+    for photo in photos[::10]:
+        image_embedding(sam, photo)
     hook.remove()
     warm_start.start_neck(encoder.neck, torch.cat(seen))
 
@@ -91,24 +87,29 @@ class Training:
         self.options = options
         options.out.mkdir(parents=True, exist_ok=True)
         folder = options.data / "bsds500"
-        self.photos = data.read_photos(folder / "train")
-        self.val_photos = data.read_photos(folder / "val")[::4]
-        self.pool = thread_pool(options.threads)
-        self.sam = warm_start.warm_started_sam(options.data / "dinov2_vits14.safetensors").to(
-            DEVICE
-        )
+        photos = data.read_photos(folder / "train")
+        self.photos = Photos.on(torch.device(DEVICE), photos)
+        self.val_photos = data.read_photos(folder / "val")[:: self.options.val_every]
         self.checkpoint = options.out / "checkpoint.pt"
-        if options.start and not self.checkpoint.exists():
-            load_start(self.sam, options.start)
-        elif not self.checkpoint.exists():
-            start_neck(self.sam, self.photos, self.pool)
+        self.sam = self._started(photos).to(DEVICE)
         groups = parameter_groups(self.sam, options)
         self.parameters = [p for group in groups for p in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=True)
         self.average = {k: v.clone() for k, v in self.sam.state_dict().items()}
         self.step, self.seconds = 0, 0.0
         if self.checkpoint.exists():
             self._resume()
+
+    def _started(self, photos: list[data.Photo]) -> Sam:
+        if self.checkpoint.exists():
+            return new_sam(ARCHITECTURES["vit_s"])
+        if self.options.start:
+            sam = new_sam(ARCHITECTURES["vit_s"])
+            load_start(sam, self.options.start)
+            return sam
+        sam = warm_start.warm_started_sam(self.options.data / "dinov2_vits14.safetensors")
+        start_neck(sam.to(DEVICE), photos)
+        return sam
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=DEVICE, weights_only=True)
@@ -129,32 +130,25 @@ class Training:
         torch.save(state, temporary)
         temporary.replace(self.checkpoint)
 
-    def image_gradients(self, index: int) -> tuple[tuple[Tensor, ...], float, float]:
-        """One image of the current step; its randomness depends on step and index alone."""
-        random = np.random.default_rng([self.options.seed, self.step, index])
-        sample = draw_sample(self.sam, self.photos, self.options.whole_share, random)
-        loss, reached = image_losses(self.sam, sample, random, self.options)
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        return gradients, loss.item(), reached.item()
-
-    def train_step(self) -> tuple[float, float]:
-        """Mean loss and best-of-three IoU of one step."""
-        images = self.options.images
-        results = list(self.pool.map(self.image_gradients, range(images)))
-        for i, parameter in enumerate(self.parameters):
-            parts = [gradients[i] for gradients, _, _ in results if gradients[i] is not None]
-            parameter.grad = sum(parts) / images if parts else None
+    def train_step(self) -> Tensor:
+        """Loss and best-of-three IoU of one step, whose randomness depends on its number alone."""
+        torch.manual_seed(self.options.seed * 1_000_003 + self.step)
+        views = draw_views(self.sam, self.photos, self.options.images)
+        loss, reached = step_losses(self.sam, views, self.options.prompts, self.options.drop_path)
+        self.optimizer.zero_grad()
+        loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        rate = learning_rate(
-            self.step, self.seconds / (60 * self.options.minutes), self.options.learning_rate
-        )
+        progress = self.seconds / (60 * self.options.minutes)
+        rate = learning_rate(self.step, progress, self.options.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimizer.step()
         self.step += 1
-        for name, value in self.sam.state_dict().items():
-            self.average[name].lerp_(value, 1 / min(self.step + 1, AVERAGED_STEPS))
-        return sum(r[1] for r in results) / images, sum(r[2] for r in results) / images
+        steps = min(1 + AVERAGED_SHARE * self.step, AVERAGED_STEPS)
+        states = self.sam.state_dict()
+        averages = list(self.average.values())
+        torch._foreach_lerp_(averages, [states[name] for name in self.average], 1 / steps)
+        return torch.stack([loss.detach(), reached])
 
     def validate(self) -> dict[str, float]:
         """Figures of the averaged weights on every fourth val photo and third region."""
@@ -164,30 +158,30 @@ class Training:
         def embed(i: int) -> Tensor:
             return image_embedding(averaged, self.val_photos[i])
 
-        return summary(evaluate(averaged, self.val_photos, embed, 3, map_photos=self.pool.map))
+        return summary(evaluate(averaged, self.val_photos, embed, 3))
 
     def run(self) -> None:
-        figures: list[tuple[float, float]] = []
+        figures: list[Tensor] = []
         next_report = self.seconds + 60 * self.options.report_minutes
         while self.seconds < 60 * self.options.minutes:
             started = time.time()
             figures.append(self.train_step())
-            self.seconds += time.time() - started
             if self.step % 50 == 0:
-                loss, reached = np.mean(figures[-50:], axis=0)
+                loss, reached = torch.stack(figures[-50:]).mean(dim=0).tolist()
                 print(
                     f"{self.step} {self.seconds:.0f} s loss {loss:.3f} iou {reached:.3f}",
                     flush=True,
                 )
+            self.seconds += time.time() - started
             if self.seconds >= next_report:
                 self.report(figures)
                 figures, next_report = [], self.seconds + 60 * self.options.report_minutes
         if figures:
             self.report(figures)
 
-    def report(self, figures: list[tuple[float, float]]) -> None:
+    def report(self, figures: list[Tensor]) -> None:
         self.save()
-        loss, reached = np.mean(figures, axis=0)
+        loss, reached = torch.stack(figures).mean(dim=0).tolist()
         row = {
             "step": self.step,
             "seconds": round(self.seconds),
@@ -210,12 +204,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="bsds500/ and DINOv2's weights")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint and curve")
     parser.add_argument("--start", type=Path, help="weights to start from")
-    parser.add_argument(
-        "--whole-share", type=float, default=0.0, help="share of images on the whole canvas"
-    )
-    parser.add_argument("--images", type=int, default=4, help="images a step")
-    parser.add_argument("--cuts", type=int, default=6, help="cuts of an image with own prompts")
-    parser.add_argument("--prompts", type=int, default=8, help="regions of an image, and of a cut")
+    parser.add_argument("--images", type=int, default=4, help="views a step")
+    parser.add_argument("--prompts", type=int, default=16, help="first prompts a view")
+    parser.add_argument("--drop-path", type=float, default=0.1, help="of the last block")
+    parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument(
         "--encoder-rate",
@@ -225,12 +217,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=60, help="budget, and the cosine's length")
     parser.add_argument("--report-minutes", type=float, default=6)
-    parser.add_argument("--threads", type=int, default=1 if DEVICE == "cuda" else 2)
+    parser.add_argument("--val-every", type=int, default=4, help="each how many-th val photo")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    training = Training(parse())
-    training.run()
-    training.pool.shutdown()
+    torch.set_float32_matmul_precision("high")
+    Training(parse()).run()

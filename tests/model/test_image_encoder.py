@@ -51,6 +51,22 @@ def test_as_many_clusters_as_tokens_is_exact(tiny_sam: Sam) -> None:
 
 
 @torch.no_grad()
+def test_a_neck_that_begins_differently_gets_the_tokens(tiny_sam: Sam) -> None:
+    pixels = torch.randn(1, 3, 320, 320)
+    encoder = tiny_sam.image_encoder
+    encoder.hourglass = Hourglass(location=1, clusters=25, keep_detail=False)
+    embedding = encoder(pixels)
+    projection, *rest = encoder.neck
+    with_bias = torch.nn.Conv2d(projection.in_channels, projection.out_channels, kernel_size=1)
+    with_bias.weight.copy_(projection.weight)
+    torch.nn.init.zeros_(with_bias.bias)
+    encoder.neck = torch.nn.Sequential(with_bias, *rest)
+    torch.testing.assert_close(encoder(pixels), embedding, rtol=0, atol=1e-4)
+    encoder.neck = torch.nn.Sequential()
+    assert encoder(pixels).shape == (1, projection.in_channels, 20, 20)
+
+
+@torch.no_grad()
 def test_the_setting_can_be_switched_at_any_time(tiny_sam: Sam) -> None:
     pixels = torch.randn(1, 3, 320, 320)
     encoder = tiny_sam.image_encoder

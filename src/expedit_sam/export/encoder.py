@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from expedit_sam.hourglass.contraction import ClusterTraits
 from expedit_sam.model.attention import relative_positions
-from expedit_sam.model.image_encoder import ImageEncoderViT, attend_block, encode
+from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, attend_block, encode
 
 # Attention scores of one step: one head of SAM's global attention, 64 MB in float32.
 _SCORES_PER_STEP = 2**24
@@ -38,7 +38,7 @@ class EncoderGraph(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """1x3ximg_sizeximg_size normalised pixels to a 1xCxhxw image embedding, both float32."""
         encoder = self.encoder
-        return encode(encoder, x.to(self.dtype), encoder.hourglass, _run_block).float()
+        return encode(encoder, x.to(self.dtype), encoder.hourglass, Steps(_run_block)).float()
 
 
 def _run_block(

@@ -1,31 +1,31 @@
-"""The image encoder compiled for a GPU: fused operations, positions added inside the attention."""
+"""The image encoder compiled for a GPU: fused operations, positions carried by queries and keys."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import flex_attention
 
-from expedit_sam.hourglass.contraction import ClusterTraits
-from expedit_sam.hourglass.settings import Hourglass
+from expedit_sam.hourglass.contraction import ClusterTraits, Contraction, contract
 from expedit_sam.model.attention import relative_positions
-from expedit_sam.model.image_encoder import ImageEncoderViT, attend_block, encode
+from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, attend_block, encode
 
 
 def compile_encoder(encoder: ImageEncoderViT) -> None:
     """Let ``torch.compile`` make the image encoder's kernels, in place.
 
-    Every speed setting and number of images is compiled when it first runs, which takes a minute
-    or more; worth it for many images on a GPU. Results differ from the plain ones by rounding.
+    Blocks of one kind share what is compiled for the first of them. Every speed setting and number
+    of images is compiled when it first runs, which takes some ten seconds; worth it for many images
+    on a GPU. Results differ from the plain ones by rounding.
     """
-    encoder.encode = torch.compile(_encode, fullgraph=True, dynamic=False)
-
-
-def _encode(encoder: Any, pixels: Tensor, hourglass: Hourglass | None) -> Tensor:
-    return encode(encoder, pixels, hourglass, _run_block)
+    # Each setting, number of images and kind of block counts as one.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
+    compiled = partial(torch.compile, fullgraph=True, dynamic=False)
+    steps = Steps(compiled(_run_block), compiled(contract), compiled(Contraction.expand))
+    encoder.encode = partial(encode, steps=steps)
 
 
 def _run_block(
@@ -44,22 +44,30 @@ def attend_fused(
     window: tuple[int, int],
     key_bias: Tensor | None,
 ) -> Tensor:
-    """``attend_sequences`` whose scores never reach memory, once compiled (FlexAttention)."""
-    if tables is None:
-        mask = None if key_bias is None else key_bias[:, None]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    places = q.unflatten(1, window)
-    rows, columns = (
-        relative_positions(table, size) for table, size in zip(tables, window, strict=True)
-    )
-    vertical = torch.einsum("syxd,ykd->syxk", places, rows).flatten(1, 2)
-    horizontal = torch.einsum("syxd,xkd->syxk", places, columns).flatten(1, 2)
-    width = window[1]
+    """``attend_sequences`` in one call whose scores never reach memory.
 
-    def with_positions(score: Tensor, some: Tensor, _: Tensor, query: Tensor, key: Tensor):
-        score = score + vertical[some, query, key // width] + horizontal[some, query, key % width]
-        return score if key_bias is None else score + key_bias[some, key]
-
-    out = flex_attention(q[:, None], k[:, None], v[:, None], score_mod=with_positions)
-    assert isinstance(out, Tensor)
-    return out[:, 0]
+    Queries and keys are widened so that their products hold what is added to scores: a query brings
+    its score for every row and every column, a key says which row and column are its own.
+    """
+    head_dim = q.shape[-1]
+    wide_q, wide_k = [q * head_dim**-0.5], [k]
+    if tables is not None:
+        height, width = window
+        rows, columns = (
+            relative_positions(table, size).to(q.dtype)
+            for table, size in zip(tables, window, strict=True)
+        )
+        by_place = q.unflatten(1, window)
+        wide_q.append(torch.einsum("syxd,ykd->syxk", by_place, rows).flatten(1, 2))
+        wide_q.append(torch.einsum("syxd,xkd->syxk", by_place, columns).flatten(1, 2))
+        places = torch.arange(height * width, device=q.device)
+        own = [F.one_hot(places // width, height), F.one_hot(places % width, width)]
+        wide_k.append(torch.cat(own, dim=-1).to(k.dtype).expand(len(k), -1, -1))
+    if key_bias is not None:
+        wide_q.append(torch.ones_like(q[..., :1]))
+        wide_k.append(key_bias[..., None].to(k.dtype))
+    q, k = torch.cat(wide_q, dim=-1), torch.cat(wide_k, dim=-1)
+    # The fastest kernels want three of one width, and a multiple of eight.
+    width = q.shape[-1] + -q.shape[-1] % 8
+    q, k, v = (F.pad(x, (0, width - x.shape[-1]))[None] for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[0, ..., :head_dim]

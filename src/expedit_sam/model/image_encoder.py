@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from expedit_sam.hourglass.contraction import ClusterTraits, contract
+from expedit_sam.hourglass.contraction import ClusterTraits, Contraction, contract
 from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.model.attention import Attention, attend_grid
 from expedit_sam.model.layers import LayerNorm2d, MLPBlock
@@ -165,10 +166,7 @@ class PatchEmbed(nn.Module):
 
 
 def encode(
-    encoder: Any,
-    pixels: Tensor,
-    hourglass: Hourglass | None,
-    run: Callable[..., Tensor] | None = None,
+    encoder: Any, pixels: Tensor, hourglass: Hourglass | None, steps: Steps | None = None
 ) -> Tensor:
     """Run any image encoder with SAM's attribute names, exactly or through the hourglass.
 
@@ -179,25 +177,26 @@ def encode(
         encoder: our ``ImageEncoderViT`` or the original package's.
         pixels: Bx3xHxW, normalised.
         hourglass: None runs every block on every token.
-        run: how a block runs, ``run_block`` unless a graph is to be traced.
+        steps: how it is done; None as this module does it.
 
     Returns:
         BxCxhxw image embedding.
     """
-    run = run or run_block
+    steps = steps or Steps()
     depth = len(encoder.blocks)
     location = depth if hourglass is None else hourglass.block(depth)
-    tokens = first_tokens(encoder, pixels, location, run)
+    tokens = first_tokens(encoder, pixels, location, steps.run)
     if hourglass is not None and location < depth:
         window = clustering_window(encoder.blocks)
-        contraction = contract(tokens, hourglass, window)
+        contraction = steps.contract(tokens, hourglass, window)
         clusters = contraction.clusters
         smaller_window = hourglass.cluster_side(window)
         for block in encoder.blocks[location:]:
             side = smaller_window if block.window_size > 0 else 0
-            clusters = run(block, clusters, side, contraction.traits)
+            clusters = steps.run(block, clusters, side, contraction.traits)
         projection, rest = _split_neck(encoder.neck)
-        return rest(contraction.expand(clusters, projection).permute(0, 3, 1, 2))
+        tokens = steps.expand(contraction, clusters, projection)
+        return rest(tokens.permute(0, 3, 1, 2))
     return encoder.neck(tokens.permute(0, 3, 1, 2))
 
 
@@ -257,3 +256,18 @@ def attend_block(
     """The first half of a transformer block (see ``attend_grid``)."""
     norm = block.norm1
     return x + attend_grid(block.attn, norm(x), window_size, traits, norm.bias, how)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What ``encode`` is made of.
+
+    Attributes:
+        run: a block on tokens or clusters (see ``run_block``).
+        contract: tokens to clusters.
+        expand: a contraction's way back.
+    """
+
+    run: Callable[..., Tensor] = run_block
+    contract: Callable[..., Contraction] = contract
+    expand: Callable[..., Tensor] = Contraction.expand

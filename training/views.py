@@ -1,0 +1,256 @@
+"""Views of photos, made where the network is: cropped, turned, scaled, recoloured, pasted into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from data import Photo
+from encoder import Part
+from torch import Tensor
+from torch.nn import functional as F
+
+from expedit_sam.model.image_encoder import clustering_window
+from expedit_sam.model.sam import Sam
+
+# Pixels per token and per low-res logit, which labels are kept at.
+PATCH, STRIDE = 16, 4
+# More people saw a photo than this for one in ten.
+MOST_ANNOTATORS = 6
+# Region numbers of a photo are below this, and pasted ones above; NOTHING is no region.
+NUMBERS, NOTHING = 128, 255
+# Shares of views: the photo as it is in use; of the others, turned; all, with regions pasted in.
+WHOLE_SHARE, TURNED_SHARE, PASTED_SHARE = 0.5, 0.5, 0.5
+# The other views are enlarged by this, and turned by so many degrees (a standard deviation).
+SCALES, TURN = (0.8, 2.2), 10.0
+# Regions pasted into a view: so many, each at most a share of it.
+MOST_PASTED, LARGEST_PASTED = 8, 0.15
+# Low-res logits of the smallest region that is trained: a token's worth.
+SMALLEST_TRAINED = 16
+
+
+@dataclass(frozen=True)
+class Photos:
+    """All photos on the network's device, in squares of their longest side.
+
+    Attributes:
+        pixels: Nx3xSxS uint8.
+        labels: NxAxSxS uint8 region numbers.
+        sizes: Nx2 (height, width).
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def on(cls, device: torch.device, photos: list[Photo]) -> Photos:
+        side = max(max(photo.size) for photo in photos)
+        pixels = np.zeros((len(photos), side, side, 3), np.uint8)
+        labels = np.full((len(photos), MOST_ANNOTATORS, side, side), NOTHING, np.uint8)
+        for photo, own_pixels, own_labels in zip(photos, pixels, labels, strict=True):
+            height, width = photo.size
+            own_pixels[:height, :width] = np.array(photo.pixels())
+            people = photo.segmentations[:MOST_ANNOTATORS]
+            own_labels[: len(people), :height, :width] = people
+        return cls(
+            torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device),
+            torch.from_numpy(labels).to(device),
+            torch.tensor([photo.size for photo in photos], device=device),
+        )
+
+    def draw(self, count: int, landscape: bool | None) -> Tensor:
+        """Numbers of photos at random, all of one orientation or (None) of both."""
+        height, width = self.sizes.T
+        chances = torch.ones_like(height) if landscape is None else (width > height) == landscape
+        return torch.multinomial(chances.float(), count, replacement=True)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Images of one training step, all standing at one part of the canvas.
+
+    Attributes:
+        part: where.
+        pixels: Bx3xhxw, normalised; zeros beyond the photo.
+        labels: BxAx(h/4)x(w/4) region numbers.
+    """
+
+    part: Part
+    pixels: Tensor
+    labels: Tensor
+
+
+def draw_part(grid: int, window: int) -> tuple[Part, bool | None]:
+    """A part of the canvas, and the orientation of the photos that fill it (None: both).
+
+    Most steps are on photos as they are in use, without the padding; others on the whole canvas
+    or on some of its windows.
+    """
+    short = -(-grid * 2 // 3)
+    kind = torch.rand(()).item()
+    if kind < 0.45:
+        return Part(0, 0, short + 1, grid), True
+    if kind < 0.7:
+        return Part(0, 0, grid, short + 1), False
+    if kind < 0.85:
+        return Part(0, 0, grid, grid), None
+    side = window * int(torch.randint(2, grid // window + 1, ()))
+    top, left = (window * int(torch.randint(0, (grid - side) // window + 1, ())) for _ in range(2))
+    return Part(top, left, side, side), None
+
+
+def draw_views(sam: Sam, photos: Photos, count: int) -> Views:
+    encoder = sam.image_encoder
+    part, landscape = draw_part(encoder.pos_embed.shape[1], clustering_window(encoder.blocks))
+    chosen = photos.draw(count, landscape)
+    places = _Placement.draw(photos, chosen, part, encoder.img_size, landscape is not None)
+    pixels = _recoloured(_pixels(photos, chosen, places, part))
+    labels = _labels(photos, chosen, places, part)
+    pixels, labels = _pasted(pixels, labels)
+    pixels = (pixels - sam.pixel_mean) / sam.pixel_std
+    seen = places.inside(photos.sizes[chosen], _centres(part, 1, pixels.device))
+    return Views(part, pixels * seen[:, None], labels)
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """How each of B views lies on its photo.
+
+    Attributes:
+        corner: Bx2 (x, y) photo pixels where the view's corner is, before it is turned.
+        scale: network pixels per photo pixel.
+        turn: radians about the view's middle.
+        mirrored: left and right of the photo exchanged.
+        widths: of the photos.
+        extent: (width, height) of the view in network pixels.
+    """
+
+    corner: Tensor
+    scale: Tensor
+    turn: Tensor
+    mirrored: Tensor
+    widths: Tensor
+    extent: tuple[int, int]
+
+    @classmethod
+    def draw(cls, photos: Photos, chosen: Tensor, part: Part, side: int, fits: bool) -> _Placement:
+        device, count = chosen.device, len(chosen)
+        sizes = photos.sizes[chosen].flip(1).float()  # (width, height)
+        whole = torch.rand(count, device=device) < (WHOLE_SHARE if fits else 0.0)
+        low, high = (torch.tensor(scale).log() for scale in SCALES)
+        zoom = (low + (high - low) * torch.rand(count, device=device)).exp()
+        scale = side / sizes.amax(dim=1) * torch.where(whole, 1.0, zoom)
+        turn = torch.deg2rad(TURN * torch.randn(count, device=device))
+        straight = whole | (torch.rand(count, device=device) > TURNED_SHARE)
+        extent = (part.width * PATCH, part.height * PATCH)
+        slack = sizes - torch.tensor(extent, device=device) / scale[:, None]
+        corner = slack.clamp_min(0) * torch.rand(count, 2, device=device)
+        mirrored = torch.rand(count, device=device) < 0.5
+        return cls(corner, scale, turn * ~straight, mirrored, sizes[:, 0], extent)
+
+    def on_photo(self, centres: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Columns and rows of centres, in network pixels, to Bxhxw x and y on the photo."""
+        middle = [extent / 2 for extent in self.extent]
+        x, y = centres[0][None, None, :] - middle[0], centres[1][None, :, None] - middle[1]
+        sine, cosine = self.turn.sin()[:, None, None], self.turn.cos()[:, None, None]
+        scale = self.scale[:, None, None]
+        column = (cosine * x - sine * y + middle[0]) / scale + self.corner[:, 0, None, None]
+        row = (sine * x + cosine * y + middle[1]) / scale + self.corner[:, 1, None, None]
+        flipped = self.widths[:, None, None] - column
+        return torch.where(self.mirrored[:, None, None], flipped, column), row
+
+    def inside(self, sizes: Tensor, centres: tuple[Tensor, Tensor]) -> Tensor:
+        """Bxhxw: whether a place of the view shows its photo."""
+        x, y = self.on_photo(centres)
+        height, width = sizes[:, 0, None, None], sizes[:, 1, None, None]
+        return (x >= 0) & (x < width) & (y >= 0) & (y < height)
+
+
+def _centres(part: Part, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Network pixels, along x and y, of the centres of cells of ``step`` pixels."""
+    x, y = (
+        (torch.arange(tokens * PATCH // step, device=device) + 0.5) * step
+        for tokens in (part.width, part.height)
+    )
+    return x, y
+
+
+def _pixels(photos: Photos, chosen: Tensor, places: _Placement, part: Part) -> Tensor:
+    """Bx3xhxw from 0 to 255."""
+    x, y = places.on_photo(_centres(part, 1, chosen.device))
+    side = photos.pixels.shape[-1]
+    # Beyond the photo its square is black, which is no neighbour to blend with.
+    height, width = photos.sizes[chosen].T[:, :, None, None]
+    x, y = torch.minimum(x, width - 0.5), torch.minimum(y, height - 0.5)
+    grid = torch.stack([x, y], dim=-1) * (2 / side) - 1
+    source = photos.pixels[chosen].float()
+    return F.grid_sample(source, grid, padding_mode="border", align_corners=False)
+
+
+def _labels(photos: Photos, chosen: Tensor, places: _Placement, part: Part) -> Tensor:
+    """BxAxhxw region numbers of low-res logits, uint8."""
+    centres = _centres(part, STRIDE, chosen.device)
+    x, y = places.on_photo(centres)
+    side = photos.labels.shape[-1]
+    column, row = (place.long().clamp(0, side - 1) for place in (x, y))
+    rows = chosen[:, None, None, None] * MOST_ANNOTATORS
+    people = torch.arange(MOST_ANNOTATORS, device=chosen.device)[None, :, None, None]
+    at = ((rows + people) * side + row[:, None]) * side + column[:, None]
+    labels = photos.labels.flatten()[at]
+    seen = places.inside(photos.sizes[chosen], centres)
+    return torch.where(seen[:, None], labels, NOTHING)
+
+
+def _recoloured(pixels: Tensor) -> Tensor:
+    """Brightness, contrast and saturation changed, some views grey, blurred or noisy."""
+    count = len(pixels)
+
+    def drawn(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, 1, 1, 1, device=pixels.device)
+
+    plain = pixels
+    pixels = pixels * drawn(0.6, 1.4) * (1 + drawn(-0.1, 0.1).expand(-1, 3, -1, -1))
+    middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    pixels = middle + (pixels - middle) * drawn(0.6, 1.4)
+    tint = 1 + 0.16 * (torch.rand(count, 3, 1, 1, device=pixels.device) - 0.5)
+    grey = (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    saturation = torch.where(drawn(0, 1) < 0.1, 0.0, drawn(0.5, 1.5))
+    pixels = (grey + (pixels - grey) * saturation) * tint
+    blurred = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+    pixels = torch.where(drawn(0, 1) < 0.15, blurred, pixels)
+    noise = torch.randn_like(pixels) * drawn(-8, 8).clamp_min(0)
+    return torch.where(drawn(0, 1) < 0.2, plain, (pixels + noise).clamp(0, 255))
+
+
+def _pasted(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Some regions of the next view put over half of the views (Ghiasi et al., 2012.07177)."""
+    count, device = len(pixels), pixels.device
+    donors = labels.roll(1, dims=0)
+    person = torch.randint(MOST_ANNOTATORS - 1, (count, 1, 1, 1), device=device)
+    people = (donors != NOTHING).flatten(2).any(dim=2).sum(dim=1).clamp_min(1)[:, None, None, None]
+    donor = donors.gather(1, (person % people).expand(-1, 1, *donors.shape[2:]))[:, 0]
+    areas = region_areas(donor[:, None])[:, 0, :NUMBERS]
+    fitting = (areas >= SMALLEST_TRAINED) & (areas < LARGEST_PASTED * donor[0].numel())
+    wanted = torch.randint(1, MOST_PASTED + 1, (count, 1), device=device)
+    wanted = wanted * (torch.rand(count, 1, device=device) < PASTED_SHARE)
+    chances = torch.rand(areas.shape, device=device) * fitting
+    ranks = chances.argsort(dim=1, descending=True).argsort(dim=1)
+    chosen = F.pad(fitting & (ranks < wanted), (0, 256 - NUMBERS))
+    mask = chosen.gather(1, donor.flatten(1).long()).view(donor.shape)
+    labels = torch.where(mask[:, None], (donor + NUMBERS)[:, None], labels)
+    # Labels are coarser than pixels: their border is drawn straight, and softly.
+    fine = F.interpolate(mask[:, None].float(), size=pixels.shape[2:], mode="bilinear")
+    share = (1.5 * (fine - 0.5) + 0.5).clamp(0, 1)
+    return torch.lerp(pixels, pixels.roll(1, dims=0), share), labels
+
+
+def region_areas(labels: Tensor) -> Tensor:
+    """BxAxhxw region numbers to BxAx256 counts; those of NOTHING are zero."""
+    count, people = labels.shape[:2]
+    first = torch.arange(count * people, device=labels.device).view(count, people, 1) * 256
+    places = (first + labels.flatten(2)).flatten()
+    areas = torch.bincount(places, minlength=count * people * 256).view(count, people, 256)
+    areas[..., NOTHING] = 0
+    return areas
