@@ -48,7 +48,7 @@ def build_sam(
         precision: of the image encoder's weights and products: "float32", or "bfloat16", which is
             faster where the hardware multiplies it and changes masks a little.
         compiled: let ``torch.compile`` make the image encoder's kernels when it first runs, which
-            takes a minute or more: for many images on a GPU.
+            takes ten seconds or more: for many images on a GPU.
 
     Raises:
         InputError: no such model, device or precision, or a checkpoint that cannot be had or does

@@ -18,7 +18,6 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         "pred_iou_thresh": 0.55,
         "stability_score_thresh": 0.5,
         "stability_score_offset": 0.5,
-        "box_nms_thresh": 0.5,
         "min_mask_region_area": 300,
     },
     "vit_b": _OFFICIAL,

@@ -50,7 +50,7 @@ class Contraction:
     clusters: Tensor
     traits: ClusterTraits
     _parts: list[list[_Part]]
-    _back: dict[_Part, _Back]
+    _back: list[_Back]
 
     def expand(self, refined: Tensor, outward: Tensor | None = None) -> Tensor:
         """Rebuild tokens from clusters that further blocks have refined.
@@ -64,16 +64,19 @@ class Contraction:
         """
         if outward is not None:
             refined = F.linear(refined, outward)
-        windows = {part: part.cut_clusters(refined) for part in self._back}
+        windows = [part.cut_clusters(refined) for part in _each(self._parts)]
         response = None
-        if all(back.tokens is not None for back in self._back.values()):
+        if all(back.tokens is not None for back in self._back):
             response = self._response(windows, outward).to(refined.dtype)
-        rebuilt = {part: back.rebuilt(windows[part], response) for part, back in self._back.items()}
+        rebuilt = [
+            back.rebuilt(clusters, response)
+            for back, clusters in zip(self._back, windows, strict=True)
+        ]
         return _assembled(self._parts, rebuilt, lambda part: part.window_shape)
 
-    def _response(self, windows: dict[_Part, Tensor], outward: Tensor | None) -> Tensor:
+    def _response(self, windows: list[Tensor], outward: Tensor | None) -> Tensor:
         """BxCxO, how the blocks have changed differences inside windows."""
-        before = {part: part.cut_clusters(self.clusters) for part in windows}
+        before = [part.cut_clusters(self.clusters) for part in _each(self._parts)]
         channels, device = self.clusters.shape[-1], self.clusters.device
         start = torch.eye(channels, device=device) if outward is None else outward.float().T
         # Every third cluster tells as much as all.
@@ -81,10 +84,10 @@ class Contraction:
             self._differences(before)[:, ::3], self._differences(windows)[:, ::3], start
         )
 
-    def _differences(self, windows: dict[_Part, Tensor]) -> Tensor:
+    def _differences(self, windows: list[Tensor]) -> Tensor:
         """BxNxC, of all clusters from the mean of their window."""
         batch = len(self.clusters)
-        return torch.cat([_of_images(_centred(x.float()), batch) for x in windows.values()], dim=1)
+        return torch.cat([_of_images(_centred(x.float()), batch) for x in windows], dim=1)
 
 
 def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
@@ -107,17 +110,17 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         [_Part.of(rows, columns, window, side) for columns in _spans(int(tokens.shape[2]), window)]
         for rows in _spans(int(tokens.shape[1]), window)  # whole numbers in a trace too
     ]
-    centred, means, variances = {}, {}, {}
+    centred, means, variances = [], [], []
     for part in _each(parts):
         windows = _cut(features, part.rows, part.columns, part.window_shape)
-        means[part] = windows.mean(dim=(1, 2), keepdim=True)
+        means.append(windows.mean(dim=(1, 2), keepdim=True))
         if hourglass.mean_values:
-            variances[part] = _variance(windows).flatten(1)[..., None]
-        centred[part] = windows - means[part]
-    temperature = _temperature(list(centred.values()), hourglass, tokens.shape[0])
+            variances.append(_variance(windows).flatten(1)[..., None])
+        centred.append(windows - means[-1])
+    temperature = _temperature(centred, hourglass, tokens.shape[0])
 
-    clusters, sizes, scales, back = {}, {}, {}, {}
-    for part, windows in centred.items():
+    clusters, sizes, scales, back = [], [], [], []
+    for i, (part, windows) in enumerate(zip(_each(parts), centred, strict=True)):
         found = cluster_windows(
             windows,
             part.cluster_shape,
@@ -127,13 +130,13 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         )
         weights = reconstruction_weights(found.logits, hourglass.reconstruction_neighbors)
         kept = windows.flatten(1, 2).to(tokens.dtype) if hourglass.keep_detail else None
-        back[part] = _Back(weights, found.shares, kept)
-        clusters[part] = found.centroids + means[part].flatten(1, 2)
-        sizes[part] = found.sizes
+        back.append(_Back(weights, found.shares, kept))
+        clusters.append(found.centroids + means[i].flatten(1, 2))
+        sizes.append(found.sizes)
         if hourglass.mean_values:
-            scales[part] = _value_scales(clusters[part], found.shares @ variances[part])
+            scales.append(_value_scales(clusters[-1], found.shares @ variances[i]))
 
-    def grid(pieces: dict[_Part, Tensor]) -> Tensor:
+    def grid(pieces: list[Tensor]) -> Tensor:
         return _assembled(parts, pieces, lambda part: part.cluster_shape)
 
     average = (window / side) ** 2
@@ -226,12 +229,13 @@ def _each(parts: list[list[_Part]]) -> Iterator[_Part]:
 
 
 def _assembled(
-    parts: list[list[_Part]],
-    pieces: dict[_Part, Tensor],
-    shape: Callable[[_Part], tuple[int, int]],
+    parts: list[list[_Part]], pieces: list[Tensor], shape: Callable[[_Part], tuple[int, int]]
 ) -> Tensor:
     """The grid, BxHxWxC or BxHxW, of what every part's windows hold."""
-    rows = [torch.cat([_join(pieces[part], part, shape(part)) for part in row], 2) for row in parts]
+    following = iter(pieces)
+    rows = [
+        torch.cat([_join(next(following), part, shape(part)) for part in row], 2) for row in parts
+    ]
     return torch.cat(rows, dim=1)
 
 
