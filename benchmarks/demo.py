@@ -128,7 +128,7 @@ def take_screenshots(browser: Any, port: int, folder: Path) -> None:
         shoot(page, folder / f"demo_everything_{device}.jpg")
         open_tab(page, "Click")
         said(page, "click-status", "encoded in")
-        click(page, 0.52, 0.3)
+        click(page, 0.48, 0.38)
         said(page, "click-status", "Masks in")
         shoot(page, folder / f"demo_click_{device}.jpg")
         open_tab(page, "Compare")
@@ -136,7 +136,7 @@ def take_screenshots(browser: Any, port: int, folder: Path) -> None:
         view = page.locator("#first-picture img")
         box = view.bounding_box()
         with changing(page, "second-picture"):
-            view.click(position={"x": 0.52 * box["width"], "y": 0.3 * box["height"]})
+            view.click(position={"x": 0.48 * box["width"], "y": 0.38 * box["height"]})
         page.locator("#difference img").wait_for()
         shoot(page, folder / f"demo_compare_{device}.jpg")
         open_tab(page, "Inside")
