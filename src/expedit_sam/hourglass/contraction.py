@@ -75,19 +75,20 @@ class Contraction:
         return _assembled(self._parts, rebuilt, lambda part: part.window_shape)
 
     def _response(self, windows: list[Tensor], outward: Tensor | None) -> Tensor:
-        """BxCxO, how the blocks have changed differences inside windows."""
+        """BxCxO, how the blocks have changed differences between neighbours."""
         before = [part.cut_clusters(self.clusters) for part in _each(self._parts)]
         channels, device = self.clusters.shape[-1], self.clusters.device
         start = torch.eye(channels, device=device) if outward is None else outward.float().T
-        # Every third cluster tells as much as all.
-        return linear_response(
-            self._differences(before)[:, ::3], self._differences(windows)[:, ::3], start
-        )
+        return linear_response(self._differences(before), self._differences(windows), start)
 
     def _differences(self, windows: list[Tensor]) -> Tensor:
-        """BxNxC, of all clusters from the mean of their window."""
+        """BxNxC, of all clusters from the mean of themselves and their neighbours in the window."""
         batch = len(self.clusters)
-        return torch.cat([_of_images(_centred(x.float()), batch) for x in windows], dim=1)
+        pieces = [
+            _of_images(_from_neighbors(clusters.float(), part.cluster_shape), batch)
+            for part, clusters in zip(_each(self._parts), windows, strict=True)
+        ]
+        return torch.cat(pieces, dim=1)
 
 
 def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
@@ -255,9 +256,11 @@ def _of_images(windows: Tensor, batch: int) -> Tensor:
     return windows.unflatten(0, (batch, -1)).flatten(1, 2)
 
 
-def _centred(clusters: Tensor) -> Tensor:
-    """Without the mean of their window."""
-    return clusters - clusters.mean(dim=1, keepdim=True)
+def _from_neighbors(clusters: Tensor, shape: tuple[int, int]) -> Tensor:
+    """NxKxC clusters less the mean of the 3x3 around each: they differ as details do."""
+    grid = clusters.transpose(1, 2).unflatten(2, shape)
+    mean = F.avg_pool2d(grid, 3, stride=1, padding=1, count_include_pad=False)
+    return (grid - mean).flatten(2).transpose(1, 2)
 
 
 def _temperature(windows: list[Tensor], hourglass: Hourglass, batch: int) -> Tensor:
