@@ -99,13 +99,12 @@ class Contestant:
     """An image encoder in one precision.
 
     Attributes:
-        kind, name, precision: one of ``CONTESTANTS``, what it is called, and in what it works.
+        name, precision: what it is called, and in what it works.
         encoder: from pixels to the embedding.
         operations: floating-point operations an image.
         exact: whether it must return what the original does.
     """
 
-    kind: str
     name: str
     precision: str
     encoder: Any
@@ -113,31 +112,39 @@ class Contestant:
     exact: bool = True
 
 
-def _contestants(model: str, kinds: list[str]) -> Iterator[Contestant]:
-    """The original in float32 first; a network's speed changes as the next one is asked for."""
+def _contestants(model: str, kinds: list[str], precisions: list[str]) -> Iterator[Contestant]:
+    """Those asked for; before them, asked for or not, the original in float32.
+
+    A network's speed changes as the next one is asked for.
+    """
     sam = new_network(model)
     registry = original_modules()[""].sam_model_registry
     original = registry[model]().eval()
     original.load_state_dict(sam.state_dict())
     exact = 2 * encoder_cost(sam.image_encoder, None).multiply_adds
     fewer = 2 * encoder_cost(sam.image_encoder, PRESETS["balanced"]).multiply_adds
-    theirs = {"original": original.image_encoder}
+    theirs, ours = {}, {}
+    if "original" in kinds:
+        theirs["original"] = original.image_encoder
     if "original, compiled" in kinds:
         theirs["original, compiled"] = torch.compile(copy.deepcopy(original.image_encoder))
     if "transformers" in kinds:
         theirs["transformers"] = transformers_encoder(sam)
-    ours = {"ours": sam}
+    if "ours" in kinds:
+        ours["ours"] = sam
     if "ours, compiled" in kinds:
         ours["ours, compiled"] = copy.deepcopy(sam)
         compile_encoder(ours["ours, compiled"].image_encoder)
-    for precision in DTYPES:
-        for kind, encoder in theirs.items():
-            yield Contestant(kind, kind, precision, encoder, exact)
+    yield Contestant("original", "float32", original.image_encoder, exact)
+    for precision in precisions:
+        for name, encoder in theirs.items():
+            if (name, precision) != ("original", "float32"):
+                yield Contestant(name, precision, encoder, exact)
         for kind, network in ours.items():
             for speed, operations in (("exact", exact), ("balanced", fewer)):
                 expedite(network, PRESETS[speed])
                 name, encoder = f"{kind}, {speed}", network.image_encoder
-                yield Contestant(kind, name, precision, encoder, operations, speed == "exact")
+                yield Contestant(name, precision, encoder, operations, speed == "exact")
 
 
 def _report(
@@ -150,11 +157,7 @@ def _report(
     pixels = torch.randn(batch, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
     expected: Tensor | None = None
     baseline = 0.0
-    for one in _contestants(model, options.contestants):
-        first = (one.name, one.precision) == ("original", "float32")
-        wanted = one.kind in options.contestants and one.precision in options.precisions
-        if not (first or wanted):
-            continue
+    for one in _contestants(model, options.contestants, options.precisions):
         one.encoder.to(device, DTYPES[one.precision])
         given = pixels.to(device, DTYPES[one.precision])
         if device.type == "cuda":

@@ -88,8 +88,7 @@ def jittered_boxes(masks: Tensor, corner: tuple[int, int]) -> Tensor:
     (x0, x1), (y0, y1) = ends
     boxes = torch.stack([x0, y0, x1, y1], dim=-1) * float(STRIDE)
     boxes[..., 2:] -= 1
-    sides = (boxes[..., 2:] - boxes[..., :2]).repeat_interleave(2, dim=-1)
-    sides = sides[..., [0, 2, 0, 2]]
+    sides = torch.cat([boxes[..., 2:] - boxes[..., :2]] * 2, dim=-1)
     most = 0.1 * torch.rand_like(boxes[..., :1])
     moved = boxes + (most * torch.randn_like(boxes) * sides).clamp(-20, 20)
     return moved + torch.tensor(corner * 2, device=masks.device)

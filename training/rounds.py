@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from encoder import embed_part
+from encoder import Part, embed_part
 from losses import prompt_loss
 from prompts import (
+    Regions,
     draw_regions,
     interior_cells,
     jittered_boxes,
@@ -64,46 +66,17 @@ class Prompts:
 def step_losses(sam: Sam, views: Views, count: int, drop_path: float) -> tuple[Tensor, Tensor]:
     """Loss of ``count`` prompts on each view, and the first round's best-of-three IoU."""
     embeddings = embed_part(sam.image_encoder, views.pixels, views.part, drop_path)
-    regions = draw_regions(views.labels, count)
-    truth = regions.masks.flatten(0, 1)
     patch = sam.image_encoder.patch_embed.proj.stride[0]
     corner = (views.part.left * patch, views.part.top * patch)
-    width = truth.shape[-1]
-
-    by_box = torch.rand(len(truth), device=sam.device) < BOX_SHARE
-    interior = torch.rand(len(truth), device=sam.device) < INTERIOR_SHARE
-    # A region that many views have none of is an empty mask, whose cell 0 is as good as any.
-    cells = random_cells(truth)
-    cells[interior] = interior_cells(truth[interior])
-    targets, chances = likely_regions(views.labels, regions, cells.view(-1, count))
-    targets, chances = targets.flatten(0, 1), chances.flatten(0, 1)
-    certain = torch.zeros_like(chances).scatter(1, regions.people.flatten()[:, None], 1.0)
-    chances = torch.where((by_box | interior)[:, None], certain, chances)
-    own = certain[:, :, None, None] > 0
-    targets = torch.where(own, truth[:, None], targets)
-
-    decoder = _in_bfloat16(AllMasks(sam.mask_decoder))
-
-    def decode(prompts: Prompts, masks: Tensor | None = None, given: Tensor | None = None):
-        dense = sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-        each = len(prompts.boxes) // len(embeddings)
-        image = embeddings[:, None].expand(-1, each, -1, -1, -1).flatten(0, 1)
-        if masks is not None:
-            mapped = sam.prompt_encoder.mask_downscaling(masks)
-            dense = torch.where(given[:, None, None, None], mapped, dense)
-        dense = dense.expand_as(image)
-        positions = views.part.cut(sam.prompt_encoder.get_dense_pe())
-        return decoder(image, positions, prompts.embed(sam.prompt_encoder), dense)
-
-    clicks = to_pixels(cells, width, corner)
-    boxes = jittered_boxes(truth, corner)
-    ones = torch.ones(len(cells), 1, dtype=torch.long, device=sam.device)
-    prompts = Prompts(by_box, boxes, clicks[:, None], ones)
+    decode = partial(_decode, sam, _in_bfloat16(AllMasks(sam.mask_decoder)), embeddings, views.part)
+    regions = draw_regions(views.labels, count)
+    prompts, targets, chances = _first_prompts(views.labels, regions, corner)
     logits, predicted = decode(prompts)
-    loss, reached = prompt_loss(logits, predicted, targets, chances, by_box)
+    loss, reached = prompt_loss(logits, predicted, targets, chances, prompts.by_box)
 
-    followed = (torch.arange(len(truth), device=sam.device) % count) < max(1, count // FOLLOWED)
-    rows = followed.nonzero()[:, 0]
+    truth = regions.masks.flatten(0, 1)
+    rows = (torch.arange(len(truth), device=sam.device) % count) < max(1, count // FOLLOWED)
+    rows = rows.nonzero()[:, 0]
     prompts, truth = prompts.some(rows), truth[rows]
     logits, predicted = logits[rows], predicted[rows]
     alone = torch.ones(len(rows), 1, device=sam.device)
@@ -111,15 +84,66 @@ def step_losses(sam: Sam, views: Views, count: int, drop_path: float) -> tuple[T
     for _ in range(2):
         best = predicted.detach().argmax(dim=1)
         chosen = logits.detach()[torch.arange(len(rows)), best][:, None].float()
-        wrong = (chosen[:, 0] > 0) ^ truth
-        cells = random_cells(torch.where(wrong.flatten(1).any(1)[:, None, None], wrong, truth))
-        labels = truth.flatten(1).gather(1, cells[:, None])[:, 0].long()
-        prompts.add(to_pixels(cells, width, corner), labels)
+        _correct(prompts, chosen[:, 0] > 0, truth, corner)
         given = torch.rand(len(rows), device=sam.device) < MASK_SHARE
         logits, predicted = decode(prompts, chosen, given)
         more, _ = prompt_loss(logits, predicted, truth[:, None], alone, clear)
         loss = loss + 0.5 / FOLLOWED * more
     return loss, reached
+
+
+def _first_prompts(
+    labels: Tensor, regions: Regions, corner: tuple[int, int]
+) -> tuple[Prompts, Tensor, Tensor]:
+    """A box or a click for each of BxP regions: N of them, NxAxhxw targets and NxA chances."""
+    truth, device = regions.masks.flatten(0, 1), labels.device
+    by_box = torch.rand(len(truth), device=device) < BOX_SHARE
+    interior = torch.rand(len(truth), device=device) < INTERIOR_SHARE
+    # Of a view without regions the masks are empty; their cell 0 is as good as any.
+    cells = random_cells(truth)
+    cells[interior] = interior_cells(truth[interior])
+    targets, chances = likely_regions(labels, regions, cells.view(regions.people.shape))
+    targets, chances = targets.flatten(0, 1), chances.flatten(0, 1)
+    certain = torch.zeros_like(chances).scatter(1, regions.people.flatten()[:, None], 1.0)
+    chances = torch.where((by_box | interior)[:, None], certain, chances)
+    targets = torch.where(certain[:, :, None, None] > 0, truth[:, None], targets)
+    clicks = to_pixels(cells, truth.shape[-1], corner)
+    included = torch.ones(len(cells), 1, dtype=torch.long, device=device)
+    prompts = Prompts(by_box, jittered_boxes(truth, corner), clicks[:, None], included)
+    return prompts, targets, chances
+
+
+def _correct(prompts: Prompts, masks: Tensor, truth: Tensor, corner: tuple[int, int]) -> None:
+    """One more click for each of N prompts, anywhere in what is wrong (SAM, appendix A)."""
+    wrong = masks ^ truth
+    cells = random_cells(torch.where(wrong.flatten(1).any(1)[:, None, None], wrong, truth))
+    labels = truth.flatten(1).gather(1, cells[:, None])[:, 0].long()
+    prompts.add(to_pixels(cells, truth.shape[-1], corner), labels)
+
+
+def _decode(
+    sam: Sam,
+    decoder: Callable[..., tuple[Tensor, Tensor]],
+    embeddings: Tensor,
+    part: Part,
+    prompts: Prompts,
+    masks: Tensor | None = None,
+    given: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Nx4xhxw logits and Nx4 predicted IoU of equally many prompts on each of B embeddings.
+
+    Arguments:
+        masks, given: Nx1xhxw mask inputs, and N, which prompts have theirs.
+    """
+    encoder = sam.prompt_encoder
+    each = len(prompts.boxes) // len(embeddings)
+    image = embeddings[:, None].expand(-1, each, -1, -1, -1).flatten(0, 1)
+    dense = part.cut(encoder(points=None, boxes=None, masks=None)[1])
+    if masks is not None and given is not None:
+        mapped = encoder(points=None, boxes=None, masks=masks)[1]
+        dense = torch.where(given[:, None, None, None], mapped, dense)
+    positions = part.cut(encoder.get_dense_pe())
+    return decoder(image, positions, prompts.embed(encoder), dense.expand_as(image))
 
 
 class AllMasks(nn.Module):

@@ -105,13 +105,14 @@ def draw_views(sam: Sam, photos: Photos, count: int) -> Views:
     encoder = sam.image_encoder
     part, landscape = draw_part(encoder.pos_embed.shape[1], clustering_window(encoder.blocks))
     chosen = photos.draw(count, landscape)
-    places = _Placement.draw(photos, chosen, part, encoder.img_size, landscape is not None)
-    pixels = _recoloured(_pixels(photos, chosen, places, part))
-    labels = _labels(photos, chosen, places, part)
+    placement = _Placement.draw(photos, chosen, part, encoder.img_size, landscape is not None)
+    places, cells = (placement.on_photo(part, step) for step in (1, STRIDE))
+    sizes = photos.sizes[chosen].T[:, :, None, None]
+    pixels = _recoloured(_pixels(photos.pixels[chosen], *places, sizes))
+    labels = torch.where(_inside(*cells, sizes)[:, None], _labels(photos, chosen, *cells), NOTHING)
     pixels, labels = _pasted(pixels, labels)
     pixels = (pixels - sam.pixel_mean) / sam.pixel_std
-    seen = places.inside(photos.sizes[chosen], _centres(part, 1, pixels.device))
-    return Views(part, pixels * seen[:, None], labels)
+    return Views(part, pixels * _inside(*places, sizes)[:, None], labels)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,6 @@ class _Placement:
         turn: radians about the view's middle.
         mirrored: left and right of the photo exchanged.
         widths: of the photos.
-        extent: (width, height) of the view in network pixels.
     """
 
     corner: Tensor
@@ -132,7 +132,6 @@ class _Placement:
     turn: Tensor
     mirrored: Tensor
     widths: Tensor
-    extent: tuple[int, int]
 
     @classmethod
     def draw(cls, photos: Photos, chosen: Tensor, part: Part, side: int, fits: bool) -> _Placement:
@@ -144,63 +143,50 @@ class _Placement:
         scale = side / sizes.amax(dim=1) * torch.where(whole, 1.0, zoom)
         turn = torch.deg2rad(TURN * torch.randn(count, device=device))
         straight = whole | (torch.rand(count, device=device) > TURNED_SHARE)
-        extent = (part.width * PATCH, part.height * PATCH)
-        slack = sizes - torch.tensor(extent, device=device) / scale[:, None]
+        extent = torch.tensor([part.width, part.height], device=device) * PATCH
+        slack = sizes - extent / scale[:, None]
         corner = slack.clamp_min(0) * torch.rand(count, 2, device=device)
         mirrored = torch.rand(count, device=device) < 0.5
-        return cls(corner, scale, turn * ~straight, mirrored, sizes[:, 0], extent)
+        return cls(corner, scale, turn * ~straight, mirrored, sizes[:, 0])
 
-    def on_photo(self, centres: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Columns and rows of centres, in network pixels, to Bxhxw x and y on the photo."""
-        middle = [extent / 2 for extent in self.extent]
-        x, y = centres[0][None, None, :] - middle[0], centres[1][None, :, None] - middle[1]
+    def on_photo(self, part: Part, step: int) -> tuple[Tensor, Tensor]:
+        """Bxhxw x and y on the photo of the middles of a part's cells of ``step`` pixels."""
+        extents = [tokens * PATCH for tokens in (part.width, part.height)]
+        across, down = (
+            (torch.arange(extent // step, device=self.scale.device) + 0.5) * step - extent / 2
+            for extent in extents
+        )
+        x, y = across[None, None, :], down[None, :, None]
         sine, cosine = self.turn.sin()[:, None, None], self.turn.cos()[:, None, None]
         scale = self.scale[:, None, None]
-        column = (cosine * x - sine * y + middle[0]) / scale + self.corner[:, 0, None, None]
-        row = (sine * x + cosine * y + middle[1]) / scale + self.corner[:, 1, None, None]
+        column = (cosine * x - sine * y + extents[0] / 2) / scale + self.corner[:, 0, None, None]
+        row = (sine * x + cosine * y + extents[1] / 2) / scale + self.corner[:, 1, None, None]
         flipped = self.widths[:, None, None] - column
         return torch.where(self.mirrored[:, None, None], flipped, column), row
 
-    def inside(self, sizes: Tensor, centres: tuple[Tensor, Tensor]) -> Tensor:
-        """Bxhxw: whether a place of the view shows its photo."""
-        x, y = self.on_photo(centres)
-        height, width = sizes[:, 0, None, None], sizes[:, 1, None, None]
-        return (x >= 0) & (x < width) & (y >= 0) & (y < height)
+
+def _inside(x: Tensor, y: Tensor, sizes: Tensor) -> Tensor:
+    """Bxhxw: whether a place shows its photo, whose heights and widths are 2xBx1x1."""
+    height, width = sizes
+    return (x >= 0) & (x < width) & (y >= 0) & (y < height)
 
 
-def _centres(part: Part, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Network pixels, along x and y, of the centres of cells of ``step`` pixels."""
-    x, y = (
-        (torch.arange(tokens * PATCH // step, device=device) + 0.5) * step
-        for tokens in (part.width, part.height)
-    )
-    return x, y
-
-
-def _pixels(photos: Photos, chosen: Tensor, places: _Placement, part: Part) -> Tensor:
-    """Bx3xhxw from 0 to 255."""
-    x, y = places.on_photo(_centres(part, 1, chosen.device))
-    side = photos.pixels.shape[-1]
+def _pixels(source: Tensor, x: Tensor, y: Tensor, sizes: Tensor) -> Tensor:
+    """Bx3xhxw from 0 to 255, of Bx3xSxS uint8 photos at Bxhxw places."""
     # Beyond the photo its square is black, which is no neighbour to blend with.
-    height, width = photos.sizes[chosen].T[:, :, None, None]
+    height, width = sizes
     x, y = torch.minimum(x, width - 0.5), torch.minimum(y, height - 0.5)
-    grid = torch.stack([x, y], dim=-1) * (2 / side) - 1
-    source = photos.pixels[chosen].float()
-    return F.grid_sample(source, grid, padding_mode="border", align_corners=False)
+    grid = torch.stack([x, y], dim=-1) * (2 / source.shape[-1]) - 1
+    return F.grid_sample(source.float(), grid, padding_mode="border", align_corners=False)
 
 
-def _labels(photos: Photos, chosen: Tensor, places: _Placement, part: Part) -> Tensor:
-    """BxAxhxw region numbers of low-res logits, uint8."""
-    centres = _centres(part, STRIDE, chosen.device)
-    x, y = places.on_photo(centres)
+def _labels(photos: Photos, chosen: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """BxAxhxw region numbers at Bxhxw places, uint8."""
     side = photos.labels.shape[-1]
     column, row = (place.long().clamp(0, side - 1) for place in (x, y))
     rows = chosen[:, None, None, None] * MOST_ANNOTATORS
     people = torch.arange(MOST_ANNOTATORS, device=chosen.device)[None, :, None, None]
-    at = ((rows + people) * side + row[:, None]) * side + column[:, None]
-    labels = photos.labels.flatten()[at]
-    seen = places.inside(photos.sizes[chosen], centres)
-    return torch.where(seen[:, None], labels, NOTHING)
+    return photos.labels.flatten()[((rows + people) * side + row[:, None]) * side + column[:, None]]
 
 
 def _recoloured(pixels: Tensor) -> Tensor:

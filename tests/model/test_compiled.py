@@ -31,8 +31,8 @@ def test_fused_attention(positions: int | None, sized: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny_vit_s")
 @torch.inference_mode()
-def test_the_encoder_is_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What a compiler for this machine makes of the graph is torch's to test.
+def test_each_piece_of_the_encoder_is_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a compiler for this machine makes of the graphs is torch's to test.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     settings = (None, Hourglass(location=1, clusters=49))
     sam = build_sam(checkpoint="random")

@@ -68,6 +68,6 @@ def attend_fused(
         wide_k.append(key_bias[..., None].to(k.dtype))
     q, k = torch.cat(wide_q, dim=-1), torch.cat(wide_k, dim=-1)
     # The fastest kernels want three of one width, and a multiple of eight.
-    width = q.shape[-1] + -q.shape[-1] % 8
-    q, k, v = (F.pad(x, (0, width - x.shape[-1]))[None] for x in (q, k, v))
+    channels = q.shape[-1] + -q.shape[-1] % 8
+    q, k, v = (F.pad(x, (0, channels - x.shape[-1]))[None] for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[0, ..., :head_dim]
