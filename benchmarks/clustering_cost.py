@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 
 from expedit_sam import Hourglass
+from expedit_sam.allocator import keep_freed_memory
 from expedit_sam.hourglass.contraction import contract
 from expedit_sam.hourglass.settings import PRESETS
 from expedit_sam.model.architectures import ARCHITECTURES, new_sam
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--model", choices=list(ARCHITECTURES), default="vit_s")
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
+    keep_freed_memory()
     encoder = new_sam(ARCHITECTURES[options.model]).eval().image_encoder
     pixels = torch.randn(1, 3, encoder.img_size, encoder.img_size)
     tokens = encoder.patch_embed(pixels) + encoder.pos_embed

@@ -17,14 +17,14 @@ class Clusters(NamedTuple):
         centroids: NxKxC.
         sizes: NxK, how many tokens each holds; they sum to L in a window.
         shares: NxKxL, how much of a cluster each token is; they sum to 1 for a cluster.
-        logits: NxLxK, ``-temperature * |token - cluster|^2``, less what is the same for all
-            clusters of a token.
+        belonging: NxLxK, how much each token joined each cluster in the last round; they sum to 1
+            for a token.
     """
 
     centroids: Tensor
     sizes: Tensor
     shares: Tensor
-    logits: Tensor
+    belonging: Tensor
 
 
 def cluster_windows(
@@ -56,20 +56,19 @@ def cluster_windows(
     # work of products with every round's clusters.
     products_of_tokens = (tokens @ tokens.transpose(1, 2)).mul_(2 * temperature)
 
-    def logits(shares: Tensor) -> Tensor:
-        products = products_of_tokens @ shares
-        return torch.sub(products, (shares * products).sum(dim=1, keepdim=True), alpha=0.5)
-
     outside = _outside_neighborhood((height, width), size, neighborhood, tokens.device)
     shares = _first_shares((height, width), size, tokens.device).to(tokens.dtype)
-    sizes = tokens.new_empty(0)
+    sizes = belonging = tokens.new_empty(0)
     for _ in range(iterations):
-        belonging = logits(shares).masked_fill_(outside, -torch.inf).softmax(dim=-1)
+        products = products_of_tokens @ shares
+        squares = (shares * products).sum(dim=1, keepdim=True)
+        logits = torch.sub(products, squares, alpha=0.5)
+        belonging = logits.masked_fill_(outside, -torch.inf).softmax(dim=-1)
         sizes = belonging.sum(dim=1)
         # A cluster that every token has left keeps a tiny size instead of dividing by zero.
         shares = belonging / sizes.clamp_min(1e-12)[:, None]
     by_cluster = shares.transpose(1, 2)
-    return Clusters(by_cluster @ tokens, sizes, by_cluster, logits(shares))
+    return Clusters(by_cluster @ tokens, sizes, by_cluster, belonging)
 
 
 @lru_cache(maxsize=64)

@@ -82,7 +82,7 @@ class Contraction:
         return linear_response(self._differences(before), self._differences(windows), start)
 
     def _differences(self, windows: list[Tensor]) -> Tensor:
-        """BxNxC, of all clusters from the mean of themselves and their neighbours in the window."""
+        """BxNxC, of clusters from the mean of themselves and their neighbours in the window."""
         batch = len(self.clusters)
         pieces = [
             _of_images(_from_neighbors(clusters.float(), part.cluster_shape), batch)
@@ -117,20 +117,23 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         means.append(windows.mean(dim=(1, 2), keepdim=True))
         if hourglass.mean_values:
             variances.append(_variance(windows).flatten(1)[..., None])
-        centred.append(windows - means[-1])
-    temperature = _temperature(centred, hourglass, tokens.shape[0])
+        centred.append(windows.sub_(means[-1]))
+    temperatures = _temperature(centred, hourglass, tokens.shape[0])
 
     clusters, sizes, scales, back = [], [], [], []
     for i, (part, windows) in enumerate(zip(_each(parts), centred, strict=True)):
+        temperature = temperatures.repeat_interleave(part.number)
         found = cluster_windows(
             windows,
             part.cluster_shape,
             iterations=hourglass.iterations,
-            temperature=temperature.repeat_interleave(part.number),
+            temperature=temperature,
             neighborhood=hourglass.neighborhood,
         )
-        weights = reconstruction_weights(found.logits, hourglass.reconstruction_neighbors)
-        kept = windows.flatten(1, 2).to(tokens.dtype) if hourglass.keep_detail else None
+        flat, weights = windows.flatten(1, 2), found.belonging
+        if (neighbors := hourglass.reconstruction_neighbors) is not None:
+            weights = reconstruction_weights(flat, found.centroids, temperature, neighbors)
+        kept = flat.to(tokens.dtype) if hourglass.keep_detail else None
         back.append(_Back(weights, found.shares, kept))
         clusters.append(found.centroids + means[i].flatten(1, 2))
         sizes.append(found.sizes)
@@ -257,10 +260,13 @@ def _of_images(windows: Tensor, batch: int) -> Tensor:
 
 
 def _from_neighbors(clusters: Tensor, shape: tuple[int, int]) -> Tensor:
-    """NxKxC clusters less the mean of the 3x3 around each: they differ as details do."""
+    """NxKxC clusters less the mean of the 3x3 around each: they differ as details do.
+
+    Of every second row and column, which is enough to fit a map to.
+    """
     grid = clusters.transpose(1, 2).unflatten(2, shape)
-    mean = F.avg_pool2d(grid, 3, stride=1, padding=1, count_include_pad=False)
-    return (grid - mean).flatten(2).transpose(1, 2)
+    mean = F.avg_pool2d(grid, 3, stride=2, padding=1, count_include_pad=False)
+    return (grid[..., ::2, ::2] - mean).flatten(2).transpose(1, 2)
 
 
 def _temperature(windows: list[Tensor], hourglass: Hourglass, batch: int) -> Tensor:
@@ -277,13 +283,14 @@ def _temperature(windows: list[Tensor], hourglass: Hourglass, batch: int) -> Ten
 def _cut(
     grid: Tensor, rows: tuple[int, int], columns: tuple[int, int], shape: tuple[int, int]
 ) -> Tensor:
-    """(B*number) x shape x C windows of a rectangle of a BxHxWxC grid."""
+    """(B*number) x shape x C windows of a rectangle of a BxHxWxC grid, copied."""
     piece = grid[:, rows[0] : rows[1], columns[0] : columns[1]]
     batch, height, width, channels = piece.shape
     piece = piece.reshape(
         batch, height // shape[0], shape[0], width // shape[1], shape[1], channels
     )
-    return piece.transpose(2, 3).reshape(-1, shape[0], shape[1], channels)
+    piece = piece.transpose(2, 3).clone(memory_format=torch.contiguous_format)
+    return piece.view(-1, shape[0], shape[1], channels)
 
 
 def _join(windows: Tensor, part: _Part, shape: tuple[int, int]) -> Tensor:

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-# Steps of ``linear_response``: more fit the clusters better, but not the finer differences. All are
-# matrix products, so they export.
-_STEPS = 2
+from torch.nn import functional as F
 
 
-def reconstruction_weights(logits: Tensor, neighbors: int) -> Tensor:
+def reconstruction_weights(
+    tokens: Tensor, clusters: Tensor, temperature: Tensor | float, neighbors: int
+) -> Tensor:
     """How much of each cluster goes into each rebuilt token.
 
     ``softmax(-temperature * |token - cluster|^2)`` over the nearest clusters of the token's window,
     0 for the others.
 
     Arguments:
-        logits: NxLxK, of tokens and the clusters before the blocks refined them (see ``Clusters``).
+        tokens: NxLxC, of N windows; best centred, because distances are taken from dot products.
+        clusters: NxKxC, before the blocks refined them.
+        temperature: one number, or N of them.
         neighbors: clusters a token is rebuilt from; all of them if there are fewer.
 
     Returns:
         NxLxK weights; each token's sum to 1. ``weights @ refined`` rebuilds the tokens.
     """
+    if isinstance(temperature, Tensor):
+        temperature = temperature.reshape(-1, 1, 1)
+    squares = clusters.square().sum(dim=-1)[:, None]
+    logits = temperature * (2 * tokens @ clusters.transpose(1, 2) - squares)
     if neighbors >= logits.shape[-1]:
         return logits.softmax(dim=-1)
     nearest, places = logits.topk(neighbors, dim=-1, sorted=False)
@@ -32,9 +37,9 @@ def reconstruction_weights(logits: Tensor, neighbors: int) -> Tensor:
 def linear_response(before: Tensor, after: Tensor, start: Tensor) -> Tensor:
     """How the differences between clusters have changed, as a linear map.
 
-    From the start, each column of the map takes two steps of conjugate gradients towards the least
-    ``|before @ M - after|^2``. It tells what became of finer differences, which went through no
-    block. The published method has no such map.
+    From the start, each column of the map goes along the steepest descent of
+    ``|before @ M - after|^2`` to the least on its way: further steps would fit the clusters better,
+    but not the finer differences, which went through no block. The published method has none of it.
 
     Arguments:
         before: BxNxC differences of N clusters from their surroundings before some blocks.
@@ -44,23 +49,11 @@ def linear_response(before: Tensor, after: Tensor, start: Tensor) -> Tensor:
     Returns:
         BxCxO.
     """
-    number = before.shape[1]
-    scale = (number * before.square().mean(dim=(1, 2), keepdim=True)).clamp_min(1e-12).rsqrt()
-    before, change = before * scale, (after - before @ start) * scale
-    covariance = before.transpose(1, 2) @ before
-    residual = direction = before.transpose(1, 2) @ change
-    energy = _column_squares(residual)
-    response = start
-    for _ in range(_STEPS):
-        moved = covariance @ direction
-        length = energy / (direction * moved).sum(dim=1, keepdim=True).clamp_min(1e-12)
-        response = response + length * direction
-        residual = residual - length * moved
-        last, energy = energy, _column_squares(residual)
-        direction = residual + energy / last.clamp_min(1e-12) * direction
-    return response
-
-
-def _column_squares(x: Tensor) -> Tensor:
-    """Bx1xO, of the columns of BxCxO."""
-    return x.square().sum(dim=1, keepdim=True)
+    missing = after - before @ start
+    direction = before.transpose(1, 2) @ missing
+    # Directions of length one: no square becomes too large or too small for a float.
+    direction = F.normalize(direction, dim=1)
+    moved = before @ direction
+    along = (moved * missing).sum(dim=1, keepdim=True)
+    length = along / moved.square().sum(dim=1, keepdim=True).clamp_min(1e-12)
+    return start + length * direction

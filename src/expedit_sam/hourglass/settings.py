@@ -21,7 +21,8 @@ class Hourglass:
         temperature: how sharply a token belongs to its nearest cluster. Scale-free, it is divided
             by the tokens' mean squared distance from their window's mean.
         neighborhood: odd width of the square of clusters that a token may join.
-        reconstruction_neighbors: nearest clusters that a token is rebuilt from.
+        reconstruction_neighbors: nearest clusters that a token is rebuilt from; None for all that
+            it has joined, as much as it has.
         scale_free: whether the temperature adapts to the scale of the features.
         size_aware: whether a cluster counts in attention as often as it has tokens.
         keep_detail: whether a rebuilt token keeps what it was beside its clusters, changed as the
@@ -38,7 +39,7 @@ class Hourglass:
     iterations: int = 5
     temperature: float = 15.0
     neighborhood: int = 5
-    reconstruction_neighbors: int = 8
+    reconstruction_neighbors: int | None = None
     scale_free: bool = True
     size_aware: bool = True
     keep_detail: bool = True
@@ -69,10 +70,10 @@ class Hourglass:
             "an odd number such as 5",
         )
         _require(
-            _is_count(self.reconstruction_neighbors, 1),
+            self.reconstruction_neighbors is None or _is_count(self.reconstruction_neighbors, 1),
             "reconstruction_neighbors",
             self.reconstruction_neighbors,
-            "1 or more",
+            "1 or more, or None",
         )
 
     def block(self, depth: int) -> int:
