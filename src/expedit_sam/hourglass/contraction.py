@@ -82,7 +82,7 @@ class Contraction:
         return linear_response(self._differences(before), self._differences(windows), start)
 
     def _differences(self, windows: list[Tensor]) -> Tensor:
-        """BxNxC, of clusters from the mean of themselves and their neighbours in the window."""
+        """BxNxC, of all clusters from the mean of themselves and their neighbours in the window."""
         batch = len(self.clusters)
         pieces = [
             _of_images(_from_neighbors(clusters.float(), part.cluster_shape), batch)
@@ -260,13 +260,10 @@ def _of_images(windows: Tensor, batch: int) -> Tensor:
 
 
 def _from_neighbors(clusters: Tensor, shape: tuple[int, int]) -> Tensor:
-    """NxKxC clusters less the mean of the 3x3 around each: they differ as details do.
-
-    Of every second row and column, which is enough to fit a map to.
-    """
+    """NxKxC clusters less the mean of the 3x3 around each: they differ as details do."""
     grid = clusters.transpose(1, 2).unflatten(2, shape)
-    mean = F.avg_pool2d(grid, 3, stride=2, padding=1, count_include_pad=False)
-    return (grid[..., ::2, ::2] - mean).flatten(2).transpose(1, 2)
+    mean = F.avg_pool2d(grid, 3, stride=1, padding=1, count_include_pad=False)
+    return (grid - mean).flatten(2).transpose(1, 2)
 
 
 def _temperature(windows: list[Tensor], hourglass: Hourglass, batch: int) -> Tensor:
