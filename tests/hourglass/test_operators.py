@@ -87,7 +87,7 @@ def test_reconstruction_weights_are_a_softmax_of_squared_distances(
     logits = -temperature * torch.cdist(tokens, clusters).square()
     farthest_kept = logits.topk(min(neighbors, 7), dim=-1).values[..., -1:]
     expected = logits.masked_fill(logits < farthest_kept, -torch.inf).softmax(dim=-1)
-    for written in (temperature, torch.full((2,), temperature)):
+    for written in (temperature, torch.full((2, 1, 1), temperature)):
         weights = reconstruction_weights(tokens, clusters, written, neighbors)
         torch.testing.assert_close(weights, expected, rtol=0, atol=1e-4)
 

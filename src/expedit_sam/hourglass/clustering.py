@@ -45,13 +45,11 @@ def cluster_windows(
         tokens: NxHxWxC, N windows; best centred, because distances are taken from dot products.
         size: rows and columns of the grid of clusters.
         iterations: rounds of soft k-means, at least 1.
-        temperature: one number, or N of them.
+        temperature: one number, or Nx1x1.
         neighborhood: odd width of the square of clusters a token may join.
     """
-    number, height, width = map(int, tokens.shape[:3])  # whole numbers in a trace too
+    height, width = map(int, tokens.shape[1:3])  # whole numbers in a trace too
     tokens = tokens.flatten(1, 2)
-    if isinstance(temperature, Tensor):
-        temperature = temperature.reshape(number, 1, 1)
     # Clusters are means of tokens, so products of tokens with tokens give all distances: half the
     # work of products with every round's clusters.
     products_of_tokens = (tokens @ tokens.transpose(1, 2)).mul_(2 * temperature)

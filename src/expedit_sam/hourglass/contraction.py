@@ -122,7 +122,7 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
 
     clusters, sizes, scales, back = [], [], [], []
     for i, (part, windows) in enumerate(zip(_each(parts), centred, strict=True)):
-        temperature = temperatures.repeat_interleave(part.number)
+        temperature = temperatures.repeat_interleave(part.number)[:, None, None]
         found = cluster_windows(
             windows,
             part.cluster_shape,

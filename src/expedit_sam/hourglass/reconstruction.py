@@ -20,14 +20,12 @@ def reconstruction_weights(
     Arguments:
         tokens: NxLxC, of N windows; best centred, because distances are taken from dot products.
         clusters: NxKxC, before the blocks refined them.
-        temperature: one number, or N of them.
+        temperature: one number, or Nx1x1.
         neighbors: clusters a token is rebuilt from; all of them if there are fewer.
 
     Returns:
         NxLxK weights; each token's sum to 1. ``weights @ refined`` rebuilds the tokens.
     """
-    if isinstance(temperature, Tensor):
-        temperature = temperature.reshape(-1, 1, 1)
     squares = clusters.square().sum(dim=-1)[:, None]
     logits = temperature * (2 * tokens @ clusters.transpose(1, 2) - squares)
     if neighbors >= logits.shape[-1]:
