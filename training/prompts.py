@@ -76,7 +76,7 @@ def to_pixels(cells: Tensor, width: int, corner: tuple[int, int]) -> Tensor:
 
 
 def jittered_boxes(masks: Tensor, corner: tuple[int, int]) -> Tensor:
-    """...xhxw to ...x4 boxes in network pixels, each coordinate off by a share of its side.
+    """...xhxw to ...x4 boxes in network pixels: half exact, half off by a share of their sides.
 
     Its standard deviation is up to a tenth (in SAM, appendix A, always a tenth).
     """
@@ -89,7 +89,7 @@ def jittered_boxes(masks: Tensor, corner: tuple[int, int]) -> Tensor:
     boxes = torch.stack([x0, y0, x1, y1], dim=-1) * float(STRIDE)
     boxes[..., 2:] -= 1
     sides = torch.cat([boxes[..., 2:] - boxes[..., :2]] * 2, dim=-1)
-    most = 0.1 * torch.rand_like(boxes[..., :1])
+    most = 0.1 * (2 * torch.rand_like(boxes[..., :1]) - 1).clamp_min(0)
     moved = boxes + (most * torch.randn_like(boxes) * sides).clamp(-20, 20)
     return moved + torch.tensor(corner * 2, device=masks.device)
 

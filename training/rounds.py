@@ -29,8 +29,9 @@ from expedit_sam.model.sam import Sam
 # Shares of prompts that are boxes, and of clicks that are most interior; of more rounds that bring
 # the mask so far as input.
 BOX_SHARE, INTERIOR_SHARE, MASK_SHARE = 0.25, 0.6, 0.6
-# One prompt in so many is followed by two more clicks.
-FOLLOWED = 8
+# In this share of steps one prompt in so many is followed by two more clicks: their losses weigh
+# little, but each round takes as many launches as the first.
+FOLLOWED_STEPS, FOLLOWED, FOLLOWED_WEIGHT = 0.25, 4, 0.25
 
 
 @dataclass
@@ -73,6 +74,8 @@ def step_losses(sam: Sam, views: Views, count: int, drop_path: float) -> tuple[T
     prompts, targets, chances = _first_prompts(views.labels, regions, corner)
     logits, predicted = decode(prompts)
     loss, reached = prompt_loss(logits, predicted, targets, chances, prompts.by_box)
+    if torch.rand(()) >= FOLLOWED_STEPS:
+        return loss, reached
 
     truth = regions.masks.flatten(0, 1)
     rows = (torch.arange(len(truth), device=sam.device) % count) < max(1, count // FOLLOWED)
@@ -88,7 +91,7 @@ def step_losses(sam: Sam, views: Views, count: int, drop_path: float) -> tuple[T
         given = torch.rand(len(rows), device=sam.device) < MASK_SHARE
         logits, predicted = decode(prompts, chosen, given)
         more, _ = prompt_loss(logits, predicted, truth[:, None], alone, clear)
-        loss = loss + 0.5 / FOLLOWED * more
+        loss = loss + FOLLOWED_WEIGHT * more
     return loss, reached
 
 

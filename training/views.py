@@ -21,9 +21,11 @@ MOST_ANNOTATORS = 6
 # Region numbers of a photo are below this, and pasted ones above; NOTHING is no region.
 NUMBERS, NOTHING = 128, 255
 # Shares of views: the photo as it is in use; of the others, turned; all, with regions pasted in.
-WHOLE_SHARE, TURNED_SHARE, PASTED_SHARE = 0.5, 0.5, 0.5
+WHOLE_SHARE, TURNED_SHARE, PASTED_SHARE = 0.4, 0.5, 0.5
 # The other views are enlarged by this, and turned by so many degrees (a standard deviation).
-SCALES, TURN = (0.8, 2.2), 10.0
+SCALES, TURN = (0.75, 1.9), 10.0
+# How much of another channel a channel takes (a standard deviation).
+MIXED = 0.12
 # Regions pasted into a view: so many, each at most a share of it.
 MOST_PASTED, LARGEST_PASTED = 8, 0.15
 # Low-res logits of the smallest region that is trained: a token's worth.
@@ -190,7 +192,7 @@ def _labels(photos: Photos, chosen: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _recoloured(pixels: Tensor) -> Tensor:
-    """Brightness, contrast and saturation changed, some views grey, blurred or noisy."""
+    """Brightness, contrast and colours changed, some views grey, blurred or noisy."""
     count = len(pixels)
 
     def drawn(low: float, high: float) -> Tensor:
@@ -200,7 +202,11 @@ def _recoloured(pixels: Tensor) -> Tensor:
     pixels = pixels * drawn(0.6, 1.4) * (1 + drawn(-0.1, 0.1).expand(-1, 3, -1, -1))
     middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
     pixels = middle + (pixels - middle) * drawn(0.6, 1.4)
-    tint = 1 + 0.16 * (torch.rand(count, 3, 1, 1, device=pixels.device) - 0.5)
+    # Each channel takes a little of the others; what is grey keeps its brightness.
+    mixed = MIXED * torch.randn(count, 3, 3, device=pixels.device)
+    mixed += torch.eye(3, device=pixels.device)
+    pixels = ((mixed / mixed.sum(dim=2, keepdim=True)) @ pixels.flatten(2)).view_as(pixels)
+    tint = 1 + 0.2 * (torch.rand(count, 3, 1, 1, device=pixels.device) - 0.5)
     grey = (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
     saturation = torch.where(drawn(0, 1) < 0.1, 0.0, drawn(0.5, 1.5))
     pixels = (grey + (pixels - grey) * saturation) * tint

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from expedit_sam.model import layers
 from expedit_sam.model.architectures import new_sam
 from expedit_sam.model.expedite import expedite
-from expedit_sam.model.layers import TokenLinear
+from expedit_sam.model.layers import LogitFilter, TokenLinear
 from tests.conftest import TINY, randomized
 
 ONEDNN = "mkldnn::_linear_pointwise"
@@ -87,3 +87,18 @@ def test_an_encoder_by_onednn_gives_the_same(
     monkeypatch.setattr(layers, "_ONEDNN_IS_FASTER", False)
     expected = sam.image_encoder(pixels)
     assert (result - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 9, 12), (1, 1, 2, 3)])
+def test_filter_by_products_is_the_filter(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = LogitFilter(5)
+    layer.down.data.add_(0.1 * torch.randn(5))
+    logits = torch.randn(shape)
+    results = []
+    for method in (layer.forward, layer.by_products):
+        layer.zero_grad()
+        result = method(logits)
+        result.square().sum().backward()
+        results.append((result, layer.down.grad, layer.across.grad))
+    torch.testing.assert_close(*results)

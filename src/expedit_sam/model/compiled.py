@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -52,7 +52,6 @@ def attend_fused(
     head_dim = q.shape[-1]
     wide_q, wide_k = [q * head_dim**-0.5], [k]
     if tables is not None:
-        height, width = window
         rows, columns = (
             relative_positions(table, size).to(q.dtype)
             for table, size in zip(tables, window, strict=True)
@@ -60,9 +59,7 @@ def attend_fused(
         by_place = q.unflatten(1, window)
         wide_q.append(torch.einsum("syxd,ykd->syxk", by_place, rows).flatten(1, 2))
         wide_q.append(torch.einsum("syxd,xkd->syxk", by_place, columns).flatten(1, 2))
-        places = torch.arange(height * width, device=q.device)
-        own = [F.one_hot(places // width, height), F.one_hot(places % width, width)]
-        wide_k.append(torch.cat(own, dim=-1).to(k.dtype).expand(len(k), -1, -1))
+        wide_k.append(_own_places(window, k.device, k.dtype).expand(len(k), -1, -1))
     if key_bias is not None:
         wide_q.append(torch.ones_like(q[..., :1]))
         wide_k.append(key_bias[..., None].to(k.dtype))
@@ -71,3 +68,13 @@ def attend_fused(
     channels = q.shape[-1] + -q.shape[-1] % 8
     q, k, v = (F.pad(x, (0, channels - x.shape[-1]))[None] for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[0, ..., :head_dim]
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # kept for calls that want gradients too
+def _own_places(window: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(h*w)x(h+w), a one where a key's row is and one where its column is."""
+    height, width = window
+    places = torch.arange(height * width, device=device)
+    own = [F.one_hot(places // width, height), F.one_hot(places % width, width)]
+    return torch.cat(own, dim=-1).to(dtype)
