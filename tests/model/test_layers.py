@@ -8,7 +8,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from expedit_sam.model import layers
 from expedit_sam.model.architectures import new_sam
 from expedit_sam.model.expedite import expedite
-from expedit_sam.model.layers import LogitFilter, TokenLinear
+from expedit_sam.model.layers import (
+    LogitFilter,
+    TokenLinear,
+    activated_linear,
+    add_row_products,
+    row_products,
+)
 from tests.conftest import TINY, randomized
 
 ONEDNN = "mkldnn::_linear_pointwise"
@@ -87,6 +93,31 @@ def test_an_encoder_by_onednn_gives_the_same(
     monkeypatch.setattr(layers, "_ONEDNN_IS_FASTER", False)
     expected = sam.image_encoder(pixels)
     assert (result - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@torch.no_grad()
+def test_products_of_rows(onednn: None, batch: int, turned: bool) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(batch, 7, 24), torch.randn(batch, 40, 24)
+    if turned:
+        y = y.transpose(1, 2).contiguous().transpose(1, 2)
+    expected, there = x @ y.transpose(1, 2), torch.randn(batch, 9, 40)
+    torch.testing.assert_close(row_products(x, y), expected)
+    sums = there.clone()
+    add_row_products(sums[:, 1:8], x, y)
+    there[:, 1:8] += expected
+    torch.testing.assert_close(sums, there)
+
+
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.GELU(approximate="tanh"), nn.ReLU()])
+@torch.no_grad()
+def test_activated_linear(onednn: None, activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(24, 40), torch.randn(2, 5, 4, 24)
+    result = activated_linear(x, layer.weight, layer.bias, activation)
+    torch.testing.assert_close(result, activation(layer(x)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 9, 12), (1, 1, 2, 3)])

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
-from expedit_sam.model.layers import MLP, LayerNorm2d, LogitFilter
+from expedit_sam.model.layers import (
+    MLP,
+    LayerNorm2d,
+    LogitFilter,
+    activated_linear,
+    row_products,
+)
 from expedit_sam.model.shared_image import SharedImage, SharedTokens
 
 _PROMPTS_PER_STEP = 16
@@ -264,8 +270,8 @@ class MaskDecoder(nn.Module):
         logits = []
         for x in pixels.split(size, dim=1):
             x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-            x = last_activation(F.linear(x, *second)).unflatten(-1, (4, -1))
-            logits.append(torch.bmm(kernels, x.flatten(1, -2).transpose(1, 2)))
+            x = activated_linear(x, *second, last_activation).unflatten(-1, (4, -1))
+            logits.append(row_products(kernels, x.flatten(1, -2)))
         ordered = _in_image_order(torch.cat(logits, dim=2), part)
         return ordered if self.logit_filter is None else self.logit_filter(ordered)
 

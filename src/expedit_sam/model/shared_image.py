@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from expedit_sam.model.layers import add_row_products, row_products
+
 if TYPE_CHECKING:
     from expedit_sam.model.two_way_transformer import Attention, TwoWayTransformer
 
@@ -166,7 +168,7 @@ class SharedTokens:
         taken = _head_products(scaled, reading.values.transpose(1, 2))
         rest = self.shift.expand(len(q), q.shape[1] * q.shape[2], -1)
         if self.layer > 0:
-            by_row = torch.bmm(belonging.flatten(1, 2), self.weights.transpose(1, 2))
+            by_row = row_products(belonging.flatten(1, 2), self.weights)
             rest = rest + torch.bmm(by_row, self.rows)
         return attention.join(taken + attention.of_channels(rest))
 
@@ -183,7 +185,7 @@ class SharedTokens:
 
         # |token|^2 of a sum: of the base, of the rows, and twice the products of both.
         products = self._base_products(writing, values, weights)
-        products.baddbmm_(torch.bmm(rows, rows.transpose(1, 2)), weights)
+        add_row_products(products, torch.bmm(rows, rows.transpose(1, 2)), weights.transpose(1, 2))
         squares = products.mul_(weights).sum(dim=1) + self.scale.square() * writing.squares
         # Rounding may leave a token of nearly nothing below 0.
         inverse = (squares.clamp_min(0) / rows.shape[-1] + norm.eps).rsqrt()
@@ -231,7 +233,8 @@ class SharedTokens:
         placed = _head_products(tokens, side.positions, shift)
         summed = scores.new_empty(scores.shape)
         torch.addcmul(placed, scores, self._scale, out=summed)
-        summed.flatten(1, 2).baddbmm_(torch.bmm(inward, self.rows.transpose(1, 2)), self.weights)
+        by_row = torch.bmm(inward, self.rows.transpose(1, 2))
+        add_row_products(summed.flatten(1, 2), by_row, self.weights.transpose(1, 2))
         return summed
 
     def _appended(self, belonging: Tensor) -> tuple[Tensor, Tensor]:
