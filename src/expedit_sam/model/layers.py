@@ -50,7 +50,7 @@ class TokenLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if not _is_for_onednn(x):
             return super().forward(x)
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return _linear_by_onednn(x, self.weight, self.bias)
 
 
 def activated_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: nn.Module) -> Tensor:
@@ -58,7 +58,7 @@ def activated_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: nn.Mod
     exact_gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
     if not (exact_gelu and _is_for_onednn(x)):
         return activation(F.linear(x, weight, bias))
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
+    return _linear_by_onednn(x, weight, bias, "gelu")
 
 
 def row_products(x: Tensor, y: Tensor) -> Tensor:
@@ -66,18 +66,26 @@ def row_products(x: Tensor, y: Tensor) -> Tensor:
     if not _is_for_onednn(x):
         return torch.bmm(x, y.transpose(1, 2))
     products = x.new_empty(len(x), x.shape[1], y.shape[1])
-    for left, right, place in zip(x, y, products, strict=True):
-        place.copy_(torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], ""))
+    for place, left, right in zip(products, x, y, strict=True):
+        place.copy_(_linear_by_onednn(left, right))
     return products
 
 
 def add_row_products(to: Tensor, x: Tensor, y: Tensor) -> None:
-    """Add ``row_products(x, y)`` to BxMxN."""
+    """Add ``row_products(x, y)`` to BxMxN, which are large: a product at a time."""
     if not _is_for_onednn(x):
         to.baddbmm_(x, y.transpose(1, 2))
         return
     for place, left, right in zip(to, x, y, strict=True):
-        place.add_(torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], ""))
+        place.add_(_linear_by_onednn(left, right))
+
+
+def _linear_by_onednn(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
+) -> Tensor:
+    """``activation`` is "none" or "gelu"."""
+    # The last argument is GELU's approximation: none.
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
 
 
 def _is_for_onednn(x: Tensor) -> bool:
