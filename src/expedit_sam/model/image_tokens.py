@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from expedit_sam.products import linear, row_products
 
 if TYPE_CHECKING:
     from expedit_sam.model.two_way_transformer import Attention
@@ -53,7 +53,8 @@ class OwnTokens:
 
     def read(self, attention: Attention, tokens: Tensor) -> Tensor:
         scores = self._scores(attention, attention.q_proj(tokens), attention.k_proj)
-        taken = torch.bmm(scores.softmax(dim=-1), self.values.expand(len(tokens), -1, -1))
+        values = self.values.expand(len(tokens), -1, -1)
+        taken = row_products(scores.softmax(dim=-1), values.transpose(1, 2))
         return attention.join(attention.of_channels(taken))
 
     def write(self, attention: Attention, norm: nn.LayerNorm, k: Tensor, v: Tensor) -> OwnTokens:
@@ -63,20 +64,17 @@ class OwnTokens:
         added = attention.added_channels(attention.heads(attention.v_proj(v)))
         # Each head's weights sum to 1, so each can bring its share of the bias.
         added = added + attention.out_proj.bias / attention.num_heads
-        changed = torch.bmm(belonging.transpose(1, 2), added)
+        changed = row_products(belonging.transpose(1, 2), added.transpose(1, 2))
         return OwnTokens(norm(changed.add_(self.values)), self.positions)
 
     def _scores(self, attention: Attention, tokens: Tensor, projection: nn.Linear) -> Tensor:
         """Bx(H*T)xN products of projected prompt tokens with projected, placed image tokens."""
         tokens = attention.scaled_heads(tokens)
         placed = (self.values + self.positions).expand(len(tokens), -1, -1)
-        return torch.baddbmm(
-            attention.with_bias(tokens, projection).flatten(1, 2),
-            attention.in_channels(tokens, projection),
-            placed.transpose(1, 2),
-        )
+        products = row_products(attention.in_channels(tokens, projection), placed)
+        return products.add_(attention.with_bias(tokens, projection).flatten(1, 2))
 
     def project(
         self, weight: Tensor, bias: Tensor, prompts: slice, where: slice | Tensor
     ) -> Tensor:
-        return F.linear(self.of(prompts).values[:, where], weight, bias)
+        return linear(self.of(prompts).values[:, where], weight, bias)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expedit_sam.products import linear
+
 
 class LayerNorm2d(nn.Module):
     """Layer normalisation over the channels of a BxCxHxW tensor."""
@@ -28,76 +30,11 @@ class LayerNorm2d(nn.Module):
         return normalised.permute(0, 3, 1, 2)
 
 
-def _onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies float32 faster on this CPU than MKL, which PyTorch asks.
-
-    MKL is Intel's; on AMD's CPUs with AVX-512 it reaches two thirds to three quarters of
-    oneDNN's rate.
-    """
-    if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch
-        return False
-    cpu = torch.cpu.get_capabilities()
-    is_amd = cpu.get("cpu_name", "").startswith("AMD")
-    return is_amd and bool(cpu.get("avx512_f")) and torch.backends.mkldnn.is_available()
-
-
-_ONEDNN_IS_FASTER = _onednn_is_faster()
-
-
 class TokenLinear(nn.Linear):
     """A linear layer on tokens, computed by oneDNN where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _is_for_onednn(x):
-            return super().forward(x)
-        return _linear_by_onednn(x, self.weight, self.bias)
-
-
-def activated_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: nn.Module) -> Tensor:
-    """A linear layer and its activation, GELU in one pass where oneDNN is faster."""
-    exact_gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
-    if not (exact_gelu and _is_for_onednn(x)):
-        return activation(F.linear(x, weight, bias))
-    return _linear_by_onednn(x, weight, bias, "gelu")
-
-
-def row_products(x: Tensor, y: Tensor) -> Tensor:
-    """BxMxK and BxNxK to BxMxN products of their rows, by oneDNN where that is faster."""
-    if not _is_for_onednn(x):
-        return torch.bmm(x, y.transpose(1, 2))
-    products = x.new_empty(len(x), x.shape[1], y.shape[1])
-    for place, left, right in zip(products, x, y, strict=True):
-        place.copy_(_linear_by_onednn(left, right))
-    return products
-
-
-def add_row_products(to: Tensor, x: Tensor, y: Tensor) -> None:
-    """Add ``row_products(x, y)`` to BxMxN, which are large: a product at a time."""
-    if not _is_for_onednn(x):
-        to.baddbmm_(x, y.transpose(1, 2))
-        return
-    for place, left, right in zip(to, x, y, strict=True):
-        place.add_(_linear_by_onednn(left, right))
-
-
-def _linear_by_onednn(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
-) -> Tensor:
-    """``activation`` is "none" or "gelu"."""
-    # The last argument is GELU's approximation: none.
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
-
-
-def _is_for_onednn(x: Tensor) -> bool:
-    return (
-        _ONEDNN_IS_FASTER
-        # A graph, and whatever counts or rewrites operations, is to see a linear layer.
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and not torch._C._len_torch_dispatch_stack()
-        and (x.dtype, x.device.type) == (torch.float32, "cpu")
-        # The operator knows neither.
-        and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
-    )
+        return linear(x, self.weight, self.bias)
 
 
 class MLPBlock(nn.Module):

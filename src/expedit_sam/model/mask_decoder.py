@@ -11,14 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
-from expedit_sam.model.layers import (
-    MLP,
-    LayerNorm2d,
-    LogitFilter,
-    activated_linear,
-    row_products,
-)
+from expedit_sam.model.layers import MLP, LayerNorm2d, LogitFilter
 from expedit_sam.model.shared_image import SharedImage, SharedTokens
+from expedit_sam.products import activated_linear, row_products
 
 _PROMPTS_PER_STEP = 16
 _TOKENS_PER_STEP = 1024

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from expedit_sam.model.layers import add_row_products, row_products
+from expedit_sam.products import add_row_products, row_products
 
 if TYPE_CHECKING:
     from expedit_sam.model.two_way_transformer import Attention, TwoWayTransformer
@@ -208,8 +208,9 @@ class SharedTokens:
         shift = bias + weight @ self.shift
         scale, outward = some.scale[:, where, None], self.image.outward[where]
         known = torch.addcmul(shift, scale, outward)
-        weights = some.weights[:, :, where]
-        return known.baddbmm_(weights.transpose(1, 2), some.rows @ weight.T)
+        weights = some.weights[:, :, where].transpose(1, 2)
+        add_row_products(known, weights, weight @ some.rows.transpose(1, 2))
+        return known
 
     @property
     def weights(self) -> Tensor:
