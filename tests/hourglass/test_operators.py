@@ -124,8 +124,8 @@ def test_gradients_come_after_inference_mode() -> None:
 def test_linear_response_is_exact_where_differences_go_every_way_alike(scale: float) -> None:
     generator = torch.Generator().manual_seed(0)
     before = torch.linalg.qr(torch.randn(2, 300, 8, generator=generator))[0] * scale
-    expected, start = torch.randn(2, 8, 5, generator=generator), torch.randn(8, 5)
-    response = linear_response(before, before @ expected, start)
+    expected, start = torch.randn(2, 5, 8, generator=generator), torch.randn(5, 8)
+    response = linear_response(before, before @ expected.transpose(1, 2), start)
     torch.testing.assert_close(response, expected, rtol=0, atol=1e-4)
 
 
@@ -136,10 +136,10 @@ def test_linear_response_is_exact_where_differences_have_two_variances() -> None
     before = basis * torch.tensor([1.0, 3.0] * 4)
     after = torch.randn(2, 300, 5, generator=generator)
     best = torch.linalg.lstsq(before, after).solution
-    response = linear_response(before, after, torch.randn(8, 5, generator=generator))
-    torch.testing.assert_close(response, best, rtol=0, atol=1e-4)
+    response = linear_response(before, after, torch.randn(5, 8, generator=generator))
+    torch.testing.assert_close(response, best.transpose(1, 2), rtol=0, atol=1e-4)
 
 
 def test_linear_response_of_nothing_is_no_change() -> None:
-    flat, start = torch.zeros(1, 9, 4), torch.randn(4, 3)
-    torch.testing.assert_close(linear_response(flat, flat @ start, start), start[None])
+    flat, start = torch.zeros(1, 9, 4), torch.randn(3, 4)
+    torch.testing.assert_close(linear_response(flat, flat @ start.T, start), start[None])

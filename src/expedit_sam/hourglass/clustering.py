@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expedit_sam.products import row_products
+
 
 class Clusters(NamedTuple):
     """The K clusters of the L tokens of each of N windows, in row order of their grid.
@@ -52,7 +54,7 @@ def cluster_windows(
     tokens = tokens.flatten(1, 2)
     # Clusters are means of tokens, so products of tokens with tokens give all distances: half the
     # work of products with every round's clusters.
-    products_of_tokens = (tokens @ tokens.transpose(1, 2)).mul_(2 * temperature)
+    products_of_tokens = row_products(tokens, tokens).mul_(2 * temperature)
 
     outside = _outside_neighborhood((height, width), size, neighborhood, tokens.device)
     shares = _first_shares((height, width), size, tokens.device).to(tokens.dtype)

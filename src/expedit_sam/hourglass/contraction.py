@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from expedit_sam.hourglass.clustering import cluster_windows
 from expedit_sam.hourglass.reconstruction import linear_response, reconstruction_weights
 from expedit_sam.hourglass.settings import Hourglass
+from expedit_sam.products import linear, row_products
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Contraction:
             BxHxWxC, or BxHxWxO projected.
         """
         if outward is not None:
-            refined = F.linear(refined, outward)
+            refined = linear(refined, outward)
         windows = [part.cut_clusters(refined) for part in _each(self._parts)]
         response = None
         if all(back.tokens is not None for back in self._back):
@@ -75,10 +76,10 @@ class Contraction:
         return _assembled(self._parts, rebuilt, lambda part: part.window_shape)
 
     def _response(self, windows: list[Tensor], outward: Tensor | None) -> Tensor:
-        """BxCxO, how the blocks have changed differences between neighbours."""
+        """BxOxC, how the blocks have changed differences between neighbours."""
         before = [part.cut_clusters(self.clusters) for part in _each(self._parts)]
         channels, device = self.clusters.shape[-1], self.clusters.device
-        start = torch.eye(channels, device=device) if outward is None else outward.float().T
+        start = torch.eye(channels, device=device) if outward is None else outward.float()
         return linear_response(self._differences(before), self._differences(windows), start)
 
     def _differences(self, windows: list[Tensor]) -> Tensor:
@@ -168,11 +169,12 @@ class _Back:
     tokens: Tensor | None
 
     def rebuilt(self, refined: Tensor, response: Tensor | None) -> Tensor:
-        """NxLxO tokens from NxKxO clusters, and BxCxO, what became of differences between them."""
+        """NxLxO tokens from NxKxO clusters, and BxOxC, what became of differences between them."""
         weights = self.weights.to(refined.dtype)
         if response is None or self.tokens is None:
             return weights @ refined
-        moved = (_of_images(self.tokens, len(response)) @ response).view(*self.tokens.shape[:2], -1)
+        images = _of_images(self.tokens, len(response))
+        moved = row_products(images, response).view(*self.tokens.shape[:2], -1)
         # A cluster's own part of what is moved gives way to what the blocks have made of it.
         return (weights @ (refined - self.shares.to(refined.dtype) @ moved)).add_(moved)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from expedit_sam.products import linear, row_products
+
 # Steps of ``linear_response``: more fit the clusters better, but not the finer differences.
 _STEPS = 2
 
@@ -37,34 +39,33 @@ def reconstruction_weights(
 def linear_response(before: Tensor, after: Tensor, start: Tensor) -> Tensor:
     """How the differences between clusters have changed, as a linear map.
 
-    From the start, each column of the map takes two steps of conjugate gradients towards the least
-    ``|before @ M - after|^2``. It tells what became of finer differences, which went through no
+    From the start, each row of the map takes two steps of conjugate gradients towards the least
+    ``|before @ M.T - after|^2``. It tells what became of finer differences, which went through no
     block. The published method has no such map.
 
     Arguments:
         before: BxNxC differences of N clusters from their surroundings before some blocks.
         after: BxNxO, the same after them.
-        start: CxO, what there would be if the blocks had changed nothing.
+        start: OxC, what there would be if the blocks had changed nothing.
 
     Returns:
-        BxCxO.
+        BxOxC.
     """
-    number = before.shape[1]
-    scale = (number * before.square().mean(dim=(1, 2), keepdim=True)).clamp_min(1e-12).rsqrt()
-    before, missing = before * scale, (after - before @ start) * scale
-    response, direction, last = start, torch.zeros_like(start), torch.ones_like(scale)
+    missing = (after - linear(before, start)).transpose(1, 2).contiguous()
+    response, direction = start, torch.zeros_like(start)
+    last, least = torch.ones_like(missing[..., :1]), torch.finfo(missing.dtype).tiny
     for _ in range(_STEPS):
-        descent = before.transpose(1, 2) @ missing
-        energy = _column_squares(descent)
-        direction = descent + energy / last.clamp_min(1e-12) * direction
-        moved = before @ direction
-        length = energy / _column_squares(moved).clamp_min(1e-12)
+        descent = row_products(missing, before.transpose(1, 2))
+        energy = _row_squares(descent)
+        direction = descent + energy / last.clamp_min(least) * direction
+        moved = row_products(direction, before)
+        length = energy / _row_squares(moved).clamp_min(least)
         response = response + length * direction
         missing = missing - length * moved
         last = energy
     return response
 
 
-def _column_squares(x: Tensor) -> Tensor:
-    """Bx1xO, of the columns of BxNxO."""
-    return x.square().sum(dim=1, keepdim=True)
+def _row_squares(x: Tensor) -> Tensor:
+    """BxOx1, of the rows of BxOxN."""
+    return x.square().sum(dim=2, keepdim=True)
