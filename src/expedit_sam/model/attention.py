@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from expedit_sam.hourglass.contraction import ClusterTraits
 from expedit_sam.model.layers import TokenLinear
+from expedit_sam.products import add_row_products, linear, row_products
 
-# Scores that one CPU thread works on at a time (2 MB, a core's own cache), and a GPU.
+# Scores that are worked on at a time: for each CPU thread (2 MB, a core's own cache), by a GPU.
 _SCORES_PER_STEP = {"cpu": 2**19, "cuda": 2**26}
 
 
@@ -128,8 +129,9 @@ def attend_sequences(
     memory = None if keep else q.new_empty(together * rows * width * length)
     out = torch.empty_like(q).unflatten(1, window)
     for some in _slices(len(q), together):
-        queries, values = q[some].unflatten(1, window), v[some]
-        keys = k[some].transpose(1, 2).contiguous()  # read once for every step
+        queries, keys, values = q[some].unflatten(1, window), k[some], v[some].transpose(1, 2)
+        if rows < height:  # several steps read them
+            keys, values = keys.contiguous(), values.contiguous()
         vertical, horizontal = _position_scores(q[some], tables, window)
         for part in _slices(height, rows):
             shape = (*queries[:, part].shape[:-1], height, width)
@@ -137,12 +139,10 @@ def attend_sequences(
             bias = torch.add(vertical[:, part], horizontal[:, part], out=room)
             if key_bias is not None:
                 bias += key_bias[some].view(-1, 1, 1, height, width)
-            bias = bias.flatten(3).flatten(1, 2)
-            room = None if memory is None else bias
-            scores = torch.baddbmm(
-                bias, queries[:, part].flatten(1, 2), keys, alpha=head_dim**-0.5, out=room
-            )
-            attended = torch.softmax(scores, dim=-1, out=room) @ values
+            scores = bias.flatten(3).flatten(1, 2)
+            add_row_products(scores, queries[:, part].flatten(1, 2), keys, head_dim**-0.5)
+            room = None if memory is None else scores
+            attended = row_products(torch.softmax(scores, dim=-1, out=room), values)
             out[some, part] = attended.unflatten(1, (-1, width))
     return out.flatten(1, 2)
 
@@ -160,7 +160,7 @@ def _position_scores(
         resized_table(table, size).flip(0) for table, size in zip(tables, window, strict=True)
     ]
     length = 2 * (height + width) - 2
-    scores = q @ torch.cat(flipped).T
+    scores = linear(q, torch.cat(flipped))
     sequence, row = height * width * length, width * length
     vertical = scores.as_strided(
         (len(q), height, width, height, 1), (sequence, row - 1, length, 1, 1), height - 1
@@ -174,15 +174,12 @@ def _position_scores(
 
 
 def _step(sequences: int, window: tuple[int, int], device_type: str) -> tuple[int, int]:
-    """How many sequences, and how many rows of their queries, to attend from at a time.
-
-    On a CPU each thread gets sequences of its own, so that its scores stay in its core's cache.
-    """
+    """How many sequences, and how many rows of their queries, to attend from at a time."""
     threads = torch.get_num_threads() if device_type == "cpu" else 1
-    budget = _SCORES_PER_STEP.get(device_type, _SCORES_PER_STEP["cuda"])
+    budget = threads * _SCORES_PER_STEP.get(device_type, _SCORES_PER_STEP["cuda"])
     height, width = window
     length = height * width
-    together = _even(sequences, threads * max(1, budget // (length * length)))
+    together = _even(sequences, max(1, budget // (length * length)))
     return together, _even(height, max(1, budget // (length * width)))
 
 
