@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,13 +45,22 @@ def encoder_cost(encoder: ImageEncoderViT, setting: Hourglass | None) -> Encoder
     ]
     try:
         expedite(encoder, setting)
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
             _run_on_shapes(encoder)
     finally:
         expedite(encoder, came_with)
         for hook in hooks:
             hook.remove()
     return EncoderCost(counter.get_total_flops() // 2, tokens)
+
+
+def _products(to: torch.Size, x: torch.Size, y: torch.Size, **_: Any) -> int:
+    """Operations of BxMxN += BxMxK @ BxKxN."""
+    return 2 * to.numel() * x[2]
+
+
+# PyTorch's counter knows them only out of place.
+_IN_PLACE = {torch.ops.aten.baddbmm_: _products}
 
 
 def _run_on_shapes(encoder: ImageEncoderViT) -> None:
