@@ -111,6 +111,25 @@ def test_products_of_rows(onednn: None, batch: int, turned: bool) -> None:
     torch.testing.assert_close(sums[:, 1:8], there[:, 1:8] - 0.5 * expected)
 
 
+class Products(nn.Module):
+    def __init__(self, y: torch.Tensor) -> None:
+        super().__init__()
+        self.y = y
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return row_products(x, self.y)
+
+
+@torch.no_grad()
+def test_onednn_gets_no_weight_with_gaps(onednn: None) -> None:
+    # It is a thousand times as slow with one, and its results are right.
+    x, wide = torch.randn(2, 7, 24), torch.randn(2, 40, 48)
+    gaps = Products(wide[..., :24])
+    assert {ONEDNN, "aten::clone"} <= operations(gaps, x)
+    assert "aten::clone" not in operations(Products(wide[..., :24].contiguous()), x)
+    torch.testing.assert_close(gaps(x), x @ wide[..., :24].transpose(1, 2))
+
+
 @pytest.mark.parametrize("activation", [nn.GELU(), nn.GELU(approximate="tanh"), nn.ReLU()])
 @torch.no_grad()
 def test_activated_linear(onednn: None, activation: nn.Module) -> None:
