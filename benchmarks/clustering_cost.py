@@ -37,7 +37,8 @@ def main() -> None:
     keep_freed_memory()
     encoder = new_sam(ARCHITECTURES[options.model]).eval().image_encoder
     pixels = torch.randn(1, 3, encoder.img_size, encoder.img_size)
-    tokens = encoder.patch_embed(pixels) + encoder.pos_embed
+    # As blocks leave them: the patch embedding has channels first in memory.
+    tokens = (encoder.patch_embed(pixels) + encoder.pos_embed).contiguous()
     print(f"{options.model}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}\n")
     print("| setting | saved, ms | clustering and reconstruction, ms | share |")
     print("| --- | --- | --- | --- |")
