@@ -107,7 +107,8 @@ def test_products_of_rows(onednn: None, batch: int, turned: bool) -> None:
     torch.testing.assert_close(sums, there)
     add_row_products(sums, torch.zeros(batch, 9, 24), y, 0.5)
     torch.testing.assert_close(sums, there)
-    add_row_products(sums[:, 1:8], x, y, -0.5)
+    turned_x = x.transpose(1, 2).contiguous().transpose(1, 2)
+    add_row_products(sums[:, 1:8], turned_x, y, -0.5)
     torch.testing.assert_close(sums[:, 1:8], there[:, 1:8] - 0.5 * expected)
 
 
@@ -128,6 +129,19 @@ def test_onednn_gets_no_weight_with_gaps(onednn: None) -> None:
     assert {ONEDNN, "aten::clone"} <= operations(gaps, x)
     assert "aten::clone" not in operations(Products(wide[..., :24].contiguous()), x)
     torch.testing.assert_close(gaps(x), x @ wide[..., :24].transpose(1, 2))
+
+
+@torch.no_grad()
+def test_onednn_gets_no_transposed_rows_to_add(onednn: None) -> None:
+    # It would copy them first.
+    class Sum(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            add_row_products(there, x, y)
+            return there
+
+    there, y = torch.zeros(2, 7, 40), torch.randn(2, 40, 24)
+    assert ONEDNN in operations(Sum(), torch.randn(2, 7, 24))
+    assert ONEDNN not in operations(Sum(), torch.randn(2, 24, 7).transpose(1, 2))
 
 
 @pytest.mark.parametrize("activation", [nn.GELU(), nn.GELU(approximate="tanh"), nn.ReLU()])

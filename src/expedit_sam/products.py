@@ -53,7 +53,8 @@ def row_products(x: Tensor, y: Tensor) -> Tensor:
 
 def add_row_products(to: Tensor, x: Tensor, y: Tensor, factor: float = 1.0) -> None:
     """Add ``factor`` times ``row_products(x, y)`` to BxMxN."""
-    if not (_is_for_onednn(x) and _are_large(x, y)):
+    # Of a transposed x oneDNN would make a copy first, and the sum is another pass over memory.
+    if x.stride(2) != 1 or not (_is_for_onednn(x) and _are_large(x, y)):
         to.baddbmm_(x, y.transpose(1, 2), alpha=factor)
         return
     for place, left, right in zip(to, x, y, strict=True):
