@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from bfloat16 import bfloat16_weights
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from expedit_sam.model.compiled import attend_fused
 from expedit_sam.model.image_encoder import ImageEncoderViT, attend_block
@@ -34,22 +37,37 @@ def embed_part(
     crop at the model's own scale for a fraction of the work. With ``drop_path``, images skip a half
     of the last block with this probability, of earlier ones less (stochastic depth, 1603.09382).
     """
-    positions = part.cut(encoder.pos_embed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    shares = _drawn_shares(drop_path, len(encoder.blocks), pixels)
+    # What is added up or normalised stays in float32.
+    weights = bfloat16_weights(LastTokens(encoder), but=("norm", "pos_embed", "neck"))
     with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
-        tokens = encoder.patch_embed(pixels) + positions
-        for i, block in enumerate(encoder.blocks):
-            rate = drop_path * i / (len(encoder.blocks) - 1)
-            attended = attend_block(block, tokens, block.window_size, how=attend)
-            tokens = _skipped(tokens, attended, rate)
-            tokens = _skipped(tokens, tokens + block.mlp(block.norm2(tokens)), rate)
+        tokens = functional_call(LastTokens(encoder), weights, (pixels, part, shares))
     return encoder.neck(tokens.float().permute(0, 3, 1, 2))
 
 
-def _skipped(before: Tensor, after: Tensor, rate: float) -> Tensor:
-    if not rate:
-        return after
-    kept = torch.rand(len(before), 1, 1, 1, device=before.device) >= rate
-    return torch.lerp(before, after, (kept / (1 - rate)).to(after.dtype))
+class LastTokens(nn.Module):
+    """An encoder's tokens of a part after all blocks, of whose halves images take shares."""
+
+    def __init__(self, encoder: ImageEncoderViT) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor, part: Part, shares: Tensor) -> Tensor:
+        encoder: Any = self.encoder
+        positions = part.cut(encoder.pos_embed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        tokens = encoder.patch_embed(pixels) + positions
+        for block, (attention, feed_forward) in zip(encoder.blocks, shares, strict=True):
+            attended = attend_block(block, tokens, block.window_size, how=attend)
+            tokens = torch.lerp(tokens, attended, attention)
+            tokens = torch.lerp(tokens, tokens + block.mlp(block.norm2(tokens)), feed_forward)
+        return tokens
+
+
+def _drawn_shares(drop_path: float, depth: int, pixels: Tensor) -> Tensor:
+    """depth x 2 x B x1x1x1: how much of each half of a block an image takes, 0 if it skips it."""
+    rates = torch.linspace(0, drop_path, depth, device=pixels.device)[:, None, None]
+    kept = torch.rand(depth, 2, len(pixels), device=pixels.device) >= rates
+    return (kept / (1 - rates))[..., None, None, None]
 
 
 def attend(

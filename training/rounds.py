@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from bfloat16 import bfloat16_weights
 from encoder import Part, embed_part
 from losses import prompt_loss
 from prompts import (
@@ -162,5 +163,5 @@ class AllMasks(nn.Module):
 
 def _in_bfloat16(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     """The module with weights and arguments in bfloat16: its time is reading and writing."""
-    weights = {name: weight.bfloat16() for name, weight in module.named_parameters()}
+    weights = bfloat16_weights(module)
     return lambda *given: functional_call(module, weights, tuple(x.bfloat16() for x in given))
