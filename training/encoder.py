@@ -38,10 +38,11 @@ def embed_part(
     of the last block with this probability, of earlier ones less (stochastic depth, 1603.09382).
     """
     shares = _drawn_shares(drop_path, len(encoder.blocks), pixels)
+    network = LastTokens(encoder)
     # What is added up or normalised stays in float32.
-    weights = bfloat16_weights(LastTokens(encoder), but=("norm", "pos_embed", "neck"))
+    weights = bfloat16_weights(network, but=("norm", "pos_embed", "neck"))
     with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
-        tokens = functional_call(LastTokens(encoder), weights, (pixels, part, shares))
+        tokens = functional_call(network, weights, (pixels, part, shares))
     return encoder.neck(tokens.float().permute(0, 3, 1, 2))
 
 
