@@ -21,7 +21,7 @@ from expedit_sam.allocator import keep_freed_memory
 from expedit_sam.hourglass.contraction import contract
 from expedit_sam.hourglass.settings import PRESETS
 from expedit_sam.model.architectures import ARCHITECTURES, new_sam
-from expedit_sam.model.image_encoder import clustering_window
+from expedit_sam.model.image_encoder import clustering_window, first_tokens
 
 SETTINGS = {name: setting for name, setting in PRESETS.items() if setting} | {
     "location=6,clusters=81": Hourglass(location=6, clusters=81)
@@ -38,7 +38,7 @@ def main() -> None:
     encoder = new_sam(ARCHITECTURES[options.model]).eval().image_encoder
     pixels = torch.randn(1, 3, encoder.img_size, encoder.img_size)
     # As blocks leave them: the patch embedding has channels first in memory.
-    tokens = (encoder.patch_embed(pixels) + encoder.pos_embed).contiguous()
+    tokens = first_tokens(encoder, pixels, 0).contiguous()
     print(f"{options.model}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}\n")
     print("| setting | saved, ms | clustering and reconstruction, ms | share |")
     print("| --- | --- | --- | --- |")

@@ -47,7 +47,7 @@ def embed_part(
 
 
 class LastTokens(nn.Module):
-    """An encoder's tokens of a part after all blocks, of whose halves images take shares."""
+    """An encoder's last tokens of a part; each image takes its share of each half of a block."""
 
     def __init__(self, encoder: ImageEncoderViT) -> None:
         super().__init__()
