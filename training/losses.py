@@ -16,14 +16,14 @@ SURROUNDINGS = 3
 
 
 def mask_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """NxMxL logits and NxKxL targets to NxMxK losses and IoU: 5 focal + dice + 0.5 entropy.
+    """NxMxL logits and NxKxL targets to NxMxK losses and IoU: 2.5 focal + dice + 0.25 entropy.
 
     All are linear in the target, so each is a product of matrices.
     """
     chance = logits.sigmoid()
     missed, spilt = F.softplus(-logits), F.softplus(logits)
-    within = 5 * (1 - chance) ** 2 * missed + 0.5 * missed
-    beyond = 5 * chance**2 * spilt + 0.5 * spilt
+    within = 2.5 * (1 - chance) ** 2 * missed + 0.25 * missed
+    beyond = 2.5 * chance**2 * spilt + 0.25 * spilt
     areas = targets.sum(dim=-1)[:, None]
     across = targets.transpose(1, 2)
     both = chance.sum(dim=-1, keepdim=True) + areas

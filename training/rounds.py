@@ -29,7 +29,7 @@ from expedit_sam.model.sam import Sam
 
 # Shares of prompts that are boxes, and of clicks that are most interior; of more rounds that bring
 # the mask so far as input.
-BOX_SHARE, INTERIOR_SHARE, MASK_SHARE = 0.25, 0.6, 0.6
+BOX_SHARE, INTERIOR_SHARE, MASK_SHARE = 0.35, 0.6, 0.6
 # In this share of steps one prompt in so many is followed by two more clicks: their losses weigh
 # little, but each round takes as many launches as the first.
 FOLLOWED_STEPS, FOLLOWED, FOLLOWED_WEIGHT = 0.25, 4, 0.25

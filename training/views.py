@@ -21,13 +21,14 @@ MOST_ANNOTATORS = 6
 # Region numbers of a photo are below this, and pasted ones above; NOTHING is no region.
 NUMBERS, NOTHING = 128, 255
 # Shares of views: the photo as it is in use; of the others, turned; all, with regions pasted in.
-WHOLE_SHARE, TURNED_SHARE, PASTED_SHARE = 0.4, 0.5, 0.5
-# The other views are enlarged by this, and turned by so many degrees (a standard deviation).
-SCALES, TURN = (0.75, 1.9), 10.0
+WHOLE_SHARE, TURNED_SHARE, PASTED_SHARE = 0.4, 0.5, 0.6
+# The other views are enlarged by this, turned by so many degrees and stretched by so much (standard
+# deviations; of the logarithm of width over height).
+SCALES, TURN, STRETCH = (0.7, 2.0), 12.0, 0.2
 # How much of another channel a channel takes (a standard deviation).
-MIXED = 0.12
+MIXED = 0.16
 # Regions pasted into a view: so many, each at most a share of it.
-MOST_PASTED, LARGEST_PASTED = 8, 0.15
+MOST_PASTED, LARGEST_PASTED = 8, 0.25
 # Low-res logits of the smallest region that is trained: a token's worth.
 SMALLEST_TRAINED = 16
 
@@ -123,7 +124,7 @@ class _Placement:
 
     Attributes:
         corner: Bx2 (x, y) photo pixels where the view's corner is, before it is turned.
-        scale: network pixels per photo pixel.
+        scale: Bx2 (across, down), network pixels per photo pixel.
         turn: radians about the view's middle.
         mirrored: left and right of the photo exchanged.
         widths: of the photos.
@@ -142,11 +143,13 @@ class _Placement:
         whole = torch.rand(count, device=device) < (WHOLE_SHARE if fits else 0.0)
         low, high = (torch.tensor(scale).log() for scale in SCALES)
         zoom = (low + (high - low) * torch.rand(count, device=device)).exp()
-        scale = side / sizes.amax(dim=1) * torch.where(whole, 1.0, zoom)
+        stretch = (STRETCH * torch.randn(count, device=device) / 2).exp()
+        zoom = torch.stack([zoom * stretch, zoom / stretch], dim=1)
+        scale = side / sizes.amax(dim=1, keepdim=True) * torch.where(whole[:, None], 1.0, zoom)
         turn = torch.deg2rad(TURN * torch.randn(count, device=device))
         straight = whole | (torch.rand(count, device=device) > TURNED_SHARE)
         extent = torch.tensor([part.width, part.height], device=device) * PATCH
-        slack = sizes - extent / scale[:, None]
+        slack = sizes - extent / scale
         corner = slack.clamp_min(0) * torch.rand(count, 2, device=device)
         mirrored = torch.rand(count, device=device) < 0.5
         return cls(corner, scale, turn * ~straight, mirrored, sizes[:, 0])
@@ -160,9 +163,9 @@ class _Placement:
         )
         x, y = across[None, None, :], down[None, :, None]
         sine, cosine = self.turn.sin()[:, None, None], self.turn.cos()[:, None, None]
-        scale = self.scale[:, None, None]
-        column = (cosine * x - sine * y + extents[0] / 2) / scale + self.corner[:, 0, None, None]
-        row = (sine * x + cosine * y + extents[1] / 2) / scale + self.corner[:, 1, None, None]
+        scale, corner = self.scale[..., None, None], self.corner[..., None, None]
+        column = (cosine * x - sine * y + extents[0] / 2) / scale[:, 0] + corner[:, 0]
+        row = (sine * x + cosine * y + extents[1] / 2) / scale[:, 1] + corner[:, 1]
         flipped = self.widths[:, None, None] - column
         return torch.where(self.mirrored[:, None, None], flipped, column), row
 
@@ -231,6 +234,7 @@ def _pasted(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     ranks = chances.argsort(dim=1, descending=True).argsort(dim=1)
     chosen = F.pad(fitting & (ranks < wanted), (0, 256 - NUMBERS))
     mask = chosen.gather(1, donor.flatten(1).long()).view(donor.shape)
+    mask &= labels[:, 0] != NOTHING  # beyond the photo nothing is seen
     labels = torch.where(mask[:, None], (donor + NUMBERS)[:, None], labels)
     # Labels are coarser than pixels: their border is drawn straight, and softly.
     fine = F.interpolate(mask[:, None].float(), size=pixels.shape[2:], mode="bilinear")

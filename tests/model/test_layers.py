@@ -11,6 +11,7 @@ def test_filter_by_products_is_the_filter(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     layer = LogitFilter(5)
     layer.down.data.add_(0.1 * torch.randn(5))
+    layer.offset.fill_(0.3)
     logits = torch.randn(shape)
     results = []
     for method in (layer.forward, layer.by_products):

@@ -78,7 +78,7 @@ class LogitFilter(nn.Module):
     """A learned filter of BxMxHxW low-res logits, down and across; it starts as a blur.
 
     A token's 4x4 logits are made without its neighbours. Where a mask is in doubt, a small
-    network's form a comb with a tooth for each token, which this mends.
+    network's form a comb with a tooth for each token, which this mends. ``offset`` is added to all.
 
     Arguments:
         size: its side, odd.
@@ -88,6 +88,9 @@ class LogitFilter(nn.Module):
         super().__init__()
         blur = torch.tensor([math.comb(size - 1, i) / 2 ** (size - 1) for i in range(size)])
         self.down, self.across = nn.Parameter(blur), nn.Parameter(blur.clone())
+        # Not learned: training photos, known by heart, cannot tell it (training/calibrate.py).
+        self.offset: Tensor
+        self.register_buffer("offset", torch.zeros(()))
         self.reach = size // 2
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -98,12 +101,12 @@ class LogitFilter(nn.Module):
         # A convolution of one channel is six times as slow as sums of shifted logits.
         filtered: Any = sum(w * padded[..., i : i + height, :] for i, w in enumerate(self.down))
         across: Any = sum(w * filtered[..., i : i + width] for i, w in enumerate(self.across))
-        return across
+        return across + self.offset
 
     def by_products(self, logits: Tensor) -> Tensor:
         """``forward`` as two products of matrices: a GPU has a pass over memory for each."""
         height, width = logits.shape[-2:]
-        return _band(self.down, height) @ (logits @ _band(self.across, width).T)
+        return _band(self.down, height) @ (logits @ _band(self.across, width).T) + self.offset
 
 
 def _band(weights: Tensor, size: int) -> Tensor:

@@ -1,0 +1,199 @@
+"""Set what training photos cannot tell a ``vit_s``: how large its masks are, how sure it may be.
+
+    python training/calibrate.py --data ../shared/data --checkpoint average.pt --out calibrated.pt
+
+The network knows its training photos so well that it hardly ever doubts there. Elsewhere it does,
+and a mask of all that is likelier in than out is then smaller than the mask of the highest expected
+IoU. So what is added to all logits is chosen on bsds500/val, and a line for each mask's predicted
+IoU. Prints what the choice of each half of the photos reaches on the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from data import Photo, box_of, most_interior_click, read_photos
+from evaluate import PROMPTS_AT_ONCE, PhotoTrial, image_embedding
+from packaged import load_start
+from torch import Tensor
+
+from expedit_sam.model.architectures import ARCHITECTURES, new_sam
+from expedit_sam.model.sam import Sam
+
+# What may be added to a mask's logits.
+OFFSETS = torch.arange(-6, 17) / 20
+
+
+@dataclass
+class Reached:
+    """Of R regions.
+
+    Attributes:
+        click, box: Rx4xO IoU of each mask by a click, and by a box, with each offset.
+        click_iou, box_iou: Rx4 predicted IoU.
+        photo: R, whose regions they are.
+    """
+
+    click: Tensor
+    box: Tensor
+    click_iou: Tensor
+    box_iou: Tensor
+    photo: Tensor
+
+    def of(self, rows: Tensor) -> Reached:
+        return Reached(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass
+class Calibration:
+    """Attributes:
+    offset: a number in ``OFFSETS``.
+    lines: 4x2, of each mask, what predicted IoU is multiplied by, and what is added then.
+    """
+
+    offset: int
+    lines: Tensor
+
+
+def iou_by_offset(logits: Tensor, truth: Tensor) -> Tensor:
+    """PxMxHxW logits and PxHxW bool to PxMxO."""
+    prompts, masks = logits.shape[:2]
+    # A pixel is in the mask from its place among the offsets on.
+    places = torch.bucketize(-logits.flatten(2), OFFSETS, right=True)
+    bins = len(OFFSETS) + 1
+    places += bins * torch.arange(prompts * masks).view(prompts, masks, 1)
+    within = truth.flatten(1)[:, None].expand(-1, masks, -1)
+    common, spilt = (
+        torch.bincount(places[chosen], minlength=prompts * masks * bins)
+        .view(prompts, masks, bins)
+        .cumsum(dim=2)[..., :-1]
+        for chosen in (within, ~within)
+    )
+    return common / (truth.sum((1, 2))[:, None, None] + spilt)
+
+
+@torch.no_grad()
+def reached(sam: Sam, photo: Photo, number: int, every: int) -> Reached:
+    """Of each ``every``-th region of a photo."""
+    embedding = image_embedding(sam, photo)
+    regions = photo.regions()[::every]
+    parts = []
+    for start in range(0, len(regions), PROMPTS_AT_ONCE):
+        some = regions[start : start + PROMPTS_AT_ONCE]
+        truth = np.stack([photo.segmentations[a] == n for a, n in some])
+        trial = PhotoTrial(sam, embedding, photo, truth)
+        clicks = torch.tensor([[most_interior_click(mask)] for mask in truth]) * trial.scale
+        boxes = torch.tensor([box_of(mask) for mask in truth]) * trial.scale
+        points = (clicks.float(), torch.ones(clicks.shape[:2], dtype=torch.int))
+        columns = []
+        for given in ({"points": points, "boxes": None}, {"points": None, "boxes": boxes}):
+            sparse, dense = sam.prompt_encoder(**given, masks=None)
+            low, iou = sam.mask_decoder.predict_masks(
+                embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense
+            )
+            logits = sam.postprocess_masks(low, trial.input_size, photo.size)
+            columns.append((iou_by_offset(logits, trial.truth_tensor), iou))
+        (click, click_iou), (box, box_iou) = columns
+        parts.append(Reached(click, box, click_iou, box_iou, torch.full((len(some),), number)))
+    return joined(parts)
+
+
+def joined(parts: list[Reached]) -> Reached:
+    return Reached(
+        *(torch.cat([getattr(p, field.name) for p in parts]) for field in fields(Reached))
+    )
+
+
+def fitted(regions: Reached) -> Calibration:
+    """The offset for the best of three, the one chosen and the single mask for a box together."""
+
+    def worth(chosen: Calibration) -> float:
+        sums = figures(regions, chosen)
+        return sums["best of three"] + sums["predicted best"] + sums["box"]
+
+    return max((_with_lines(regions, offset) for offset in range(len(OFFSETS))), key=worth)
+
+
+def _with_lines(regions: Reached, offset: int) -> Calibration:
+    lines = [line_of(regions.box_iou[:, 0], regions.box[:, 0, offset])]
+    for mask in (1, 2, 3):
+        lines.append(line_of(regions.click_iou[:, mask], regions.click[:, mask, offset]))
+    return Calibration(offset, torch.stack(lines))
+
+
+def line_of(predicted: Tensor, truth: Tensor) -> Tensor:
+    """What predicted IoU is multiplied by, and what is added then."""
+    known = torch.stack([predicted, torch.ones_like(predicted)], dim=1)
+    return torch.linalg.lstsq(known, truth[:, None]).solution[:, 0]
+
+
+def figures(regions: Reached, chosen: Calibration) -> dict[str, float]:
+    """Sums over regions."""
+    masks = regions.click[:, 1:, chosen.offset]
+    iou = (regions.click_iou * chosen.lines[:, 0] + chosen.lines[:, 1])[:, 1:]
+    predicted, best = iou.max(dim=1)
+    picked = masks.gather(1, best[:, None])[:, 0]
+    sums = {
+        "best of three": masks.amax(dim=1),
+        "predicted best": picked,
+        "box": regions.box[:, 0, chosen.offset],
+        "error of predicted IoU": (predicted - picked).abs(),
+    }
+    return {name: float(values.sum()) for name, values in sums.items()}
+
+
+def apply(sam: Sam, chosen: Calibration) -> None:
+    decoder: Any = sam.mask_decoder
+    decoder.logit_filter.offset += OFFSETS[chosen.offset]
+    last = decoder.iou_prediction_head.layers[-1]
+    factor, added = chosen.lines.T
+    last.weight.mul_(factor[:, None])
+    last.bias.mul_(factor).add_(added)
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds bsds500/")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="for export.py")
+    parser.add_argument("--every", type=int, default=3, help="each how many-th region")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+
+    sam = new_sam(ARCHITECTURES["vit_s"]).eval()
+    load_start(sam, options.checkpoint)
+    photos = read_photos(options.data / "bsds500" / "val")
+    with ThreadPoolExecutor(
+        options.threads, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        parts = pool.map(lambda i: reached(sam, photos[i], i, options.every), range(len(photos)))
+        regions = joined(list(parts))
+
+    halves = [regions.of(regions.photo % 2 == half) for half in (0, 1)]
+    plain = Calibration(int(OFFSETS.abs().argmin()), torch.tensor([[1.0, 0.0]] * 4))
+    across = [figures(halves[half], fitted(halves[1 - half])) for half in (0, 1)]
+    chosen = fitted(regions)
+    print(f"{len(regions.photo)} regions")
+    for name, sums in (
+        ("before", [figures(regions, plain)]),
+        ("by the other half", across),
+        ("by all", [figures(regions, chosen)]),
+    ):
+        means = {k: round(sum(s[k] for s in sums) / len(regions.photo), 4) for k in sums[0]}
+        print(f"{name}: {means}")
+    print(f"offset {OFFSETS[chosen.offset]:.2f}, lines {chosen.lines.tolist()}")
+    apply(sam, chosen)
+    temporary = options.out.with_suffix(".part")
+    torch.save({"model": sam.state_dict()}, temporary)
+    temporary.replace(options.out)
+
+
+if __name__ == "__main__":
+    main()
