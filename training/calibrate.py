@@ -52,9 +52,11 @@ class Reached:
 
 @dataclass
 class Calibration:
-    """Attributes:
-    offset: a number in ``OFFSETS``.
-    lines: 4x2, of each mask, what predicted IoU is multiplied by, and what is added then.
+    """What is chosen.
+
+    Attributes:
+        offset: a number in ``OFFSETS``.
+        lines: 4x2, of each mask, what predicted IoU is multiplied by, and what is added then.
     """
 
     offset: int
