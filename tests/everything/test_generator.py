@@ -29,7 +29,9 @@ def test_everything_matches_the_original(name: str, settings: str) -> None:
             coco.frPyObjects(r["segmentation"], *r["segmentation"]["size"])
             for r in (record, expected)
         )
-        assert coco.iou([ours], [theirs], [0])[0, 0] >= 0.999
+        # A pixel in a thousand, or one of a small mask, differs from machine to machine.
+        off = 1 - coco.iou([ours], [theirs], [0])[0, 0]
+        assert off <= 1e-3 or off * coco.area(coco.merge([ours, theirs])) < 1.5
         assert record["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=1e-2)
 
 
