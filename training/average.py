@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from packaged import read_weights
+from packaged import read_weights, save_weights
 
 
 def main() -> None:
@@ -24,9 +24,7 @@ def main() -> None:
         name: torch.stack([state[name].float() for state in states]).mean(dim=0)
         for name in states[0]
     }
-    temporary = options.out.with_suffix(".part")
-    torch.save({"model": average}, temporary)
-    temporary.replace(options.out)
+    save_weights(average, options.out)
 
 
 if __name__ == "__main__":

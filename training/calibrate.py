@@ -16,11 +16,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from data import Photo, box_of, most_interior_click, read_photos
-from evaluate import PROMPTS_AT_ONCE, PhotoTrial, image_embedding
-from packaged import load_start
+from data import Photo, read_photos
+from evaluate import image_embedding, trials
+from packaged import load_start, save_weights
 from torch import Tensor
 
 from expedit_sam.model.architectures import ARCHITECTURES, new_sam
@@ -83,26 +82,16 @@ def iou_by_offset(logits: Tensor, truth: Tensor) -> Tensor:
 @torch.no_grad()
 def reached(sam: Sam, photo: Photo, number: int, every: int) -> Reached:
     """Of each ``every``-th region of a photo."""
-    embedding = image_embedding(sam, photo)
-    regions = photo.regions()[::every]
     parts = []
-    for start in range(0, len(regions), PROMPTS_AT_ONCE):
-        some = regions[start : start + PROMPTS_AT_ONCE]
-        truth = np.stack([photo.segmentations[a] == n for a, n in some])
-        trial = PhotoTrial(sam, embedding, photo, truth)
-        clicks = torch.tensor([[most_interior_click(mask)] for mask in truth]) * trial.scale
-        boxes = torch.tensor([box_of(mask) for mask in truth]) * trial.scale
-        points = (clicks.float(), torch.ones(clicks.shape[:2], dtype=torch.int))
+    for trial in trials(sam, photo, image_embedding(sam, photo), every):
         columns = []
-        for given in ({"points": points, "boxes": None}, {"points": None, "boxes": boxes}):
-            sparse, dense = sam.prompt_encoder(**given, masks=None)
-            low, iou = sam.mask_decoder.predict_masks(
-                embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense
+        for sparse, dense in (trial.embed(*trial.clicks()), trial.embed(boxes=trial.boxes())):
+            logits, iou = sam.mask_decoder.predict_masks(
+                trial.embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense
             )
-            logits = sam.postprocess_masks(low, trial.input_size, photo.size)
-            columns.append((iou_by_offset(logits, trial.truth_tensor), iou))
+            columns.append((iou_by_offset(trial.full_size(logits), trial.truth_tensor), iou))
         (click, click_iou), (box, box_iou) = columns
-        parts.append(Reached(click, box, click_iou, box_iou, torch.full((len(some),), number)))
+        parts.append(Reached(click, box, click_iou, box_iou, torch.full((len(click),), number)))
     return joined(parts)
 
 
@@ -192,9 +181,7 @@ def main() -> None:
         print(f"{name}: {means}")
     print(f"offset {OFFSETS[chosen.offset]:.2f}, lines {chosen.lines.tolist()}")
     apply(sam, chosen)
-    temporary = options.out.with_suffix(".part")
-    torch.save({"model": sam.state_dict()}, temporary)
-    temporary.replace(options.out)
+    save_weights(sam.state_dict(), options.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,6 +57,25 @@ class PhotoTrial:
         masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """PxMxHxW masks, PxM predicted IoU and Px1x4hx4w best low-res logits."""
+        sparse, dense = self.embed(points, labels, boxes, masks)
+        logits, predicted = self.sam.mask_decoder(
+            image_embeddings=self.embedding,
+            image_pe=self.sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+        )
+        best = logits[torch.arange(len(logits)), predicted.argmax(dim=1)]
+        return self.full_size(logits) > 0, predicted, best[:, None]
+
+    def embed(
+        self,
+        points: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the prompt encoder makes of P prompts in pixels of the photo."""
         device = self.sam.device
         clicks = None
         if points is not None:
@@ -66,22 +85,24 @@ class PhotoTrial:
             )
         if boxes is not None:
             boxes = torch.from_numpy(boxes * self.scale).float().to(device)
-        sparse, dense = self.sam.prompt_encoder(points=clicks, boxes=boxes, masks=masks)
-        logits, predicted = self.sam.mask_decoder(
-            image_embeddings=self.embedding,
-            image_pe=self.sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask,
-        )
-        full = self.sam.postprocess_masks(logits, self.input_size, self.size) > 0
-        best = predicted.argmax(dim=1)
-        return full, predicted, logits[torch.arange(len(logits)), best][:, None]
+        return self.sam.prompt_encoder(points=clicks, boxes=boxes, masks=masks)
+
+    def full_size(self, logits: Tensor) -> Tensor:
+        """PxMx4hx4w low-res logits to PxMxHxW."""
+        return self.sam.postprocess_masks(logits, self.input_size, self.size)
+
+    def clicks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Px1x2 points, each region's most interior, and Px1 labels."""
+        points = np.array([[most_interior_click(mask)] for mask in self.truth])
+        return points, np.ones(points.shape[:2], int)
+
+    def boxes(self) -> np.ndarray:
+        return np.array([box_of(mask) for mask in self.truth])
 
     def one_click(self) -> tuple[dict[str, Tensor], Tensor, Tensor, np.ndarray]:
         """Figures, then what a second click continues from: masks, logits, points."""
-        points = np.array([[most_interior_click(mask)] for mask in self.truth])
-        masks, predicted, logits = self.decode(True, points, np.ones(points.shape[:2], int))
+        points, labels = self.clicks()
+        masks, predicted, logits = self.decode(True, points, labels)
         reached = iou(masks, self.truth_tensor)
         rows, chosen = torch.arange(len(masks)), predicted.argmax(dim=1)
         figures = {
@@ -92,8 +113,7 @@ class PhotoTrial:
         return figures, masks[rows, chosen], logits, points
 
     def box(self) -> Tensor:
-        boxes = np.array([box_of(mask) for mask in self.truth])
-        masks, _, _ = self.decode(False, boxes=boxes)
+        masks, _, _ = self.decode(False, boxes=self.boxes())
         return iou(masks, self.truth_tensor)[:, 0]
 
     def more_clicks(self, masks: Tensor, logits: Tensor, points: np.ndarray, count: int) -> Tensor:
@@ -120,17 +140,22 @@ def _correction(mask: np.ndarray, truth: np.ndarray) -> tuple[tuple[float, float
     return most_interior_click(surplus), 0
 
 
+def trials(sam: Sam, photo: Photo, embedding: Tensor, every: int) -> Iterator[PhotoTrial]:
+    """Each ``every``-th region of a photo, some at a time."""
+    regions = photo.regions()[::every]
+    for start in range(0, len(regions), PROMPTS_AT_ONCE):
+        some = regions[start : start + PROMPTS_AT_ONCE]
+        truth = np.stack([photo.segmentations[a] == number for a, number in some])
+        yield PhotoTrial(sam, embedding, photo, truth)
+
+
 @torch.no_grad()
 def evaluate_photo(
     sam: Sam, photo: Photo, embedding: Tensor, every: int, three_clicks: bool
 ) -> dict[str, np.ndarray]:
     """Figures of each ``every``-th region of a photo."""
     parts = []
-    regions = photo.regions()[::every]
-    for start in range(0, len(regions), PROMPTS_AT_ONCE):
-        some = regions[start : start + PROMPTS_AT_ONCE]
-        truth = np.stack([photo.segmentations[a] == number for a, number in some])
-        trial = PhotoTrial(sam, embedding, photo, truth)
+    for trial in trials(sam, photo, embedding, every):
         figures, masks, logits, points = trial.one_click()
         figures["box"] = trial.box()
         if three_clicks:

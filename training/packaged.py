@@ -59,6 +59,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)["model"]
 
 
+def save_weights(state: dict[str, Tensor], path: Path) -> None:
+    """Write what ``read_weights`` reads."""
+    temporary = path.with_suffix(".part")
+    torch.save({"model": state}, temporary)
+    temporary.replace(path)
+
+
 def write_packaged(sam: Sam, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
