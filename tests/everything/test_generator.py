@@ -29,10 +29,21 @@ def test_everything_matches_the_original(name: str, settings: str) -> None:
             coco.frPyObjects(r["segmentation"], *r["segmentation"]["size"])
             for r in (record, expected)
         )
-        # A pixel in a thousand, or one of a small mask, differs from machine to machine.
-        off = 1 - coco.iou([ours], [theirs], [0])[0, 0]
-        assert off <= 1e-3 or off * coco.area(coco.merge([ours, theirs])) < 1.5
+        if coco.iou([ours], [theirs], [0])[0, 0] < 0.999:
+            # A small mask may have a pixel whose sign is down to how a machine rounds.
+            wrong = coco.decode(ours) != coco.decode(theirs)
+            assert _nearest_logits(generator, image, record)[wrong].max() < 1e-5
         assert record["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=1e-2)
+
+
+def _nearest_logits(
+    generator: SamAutomaticMaskGenerator, image: np.ndarray, record: dict
+) -> np.ndarray:
+    """HxW: how near to zero any of the point's three masks is."""
+    predictor = generator.predictor
+    predictor.set_image(image)
+    point = np.array(record["point_coords"])
+    return np.abs(predictor.predict(point, np.ones(1), return_logits=True)[0]).min(axis=0)
 
 
 def test_records_agree_with_their_masks(tiny_sam: Sam, photo: np.ndarray) -> None:
