@@ -100,8 +100,8 @@ class LogitFilter(nn.Module):
         padded = F.pad(logits, [self.reach] * 4, mode="replicate")
         # A convolution of one channel is six times as slow as sums of shifted logits.
         filtered: Any = sum(w * padded[..., i : i + height, :] for i, w in enumerate(self.down))
-        across: Any = sum(w * filtered[..., i : i + width] for i, w in enumerate(self.across))
-        return across + self.offset
+        parts = (w * filtered[..., i : i + width] for i, w in enumerate(self.across))
+        return sum(parts, self.offset)
 
     def by_products(self, logits: Tensor) -> Tensor:
         """``forward`` as two products of matrices: a GPU has a pass over memory for each."""
