@@ -34,7 +34,11 @@ SpeedOption = Annotated[
 ]
 PrecisionOption = Annotated[
     Literal["float32", "bfloat16"],
-    typer.Option("--precision", metavar="NAME", help="Of the image encoder: float32, bfloat16."),
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="Of the image encoder: float32; bfloat16, for a GPU or a CPU with matrix units.",
+    ),
 ]
 CompileOption = Annotated[
     bool,
