@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 
 from expedit_sam.demo.pictures import Picture
 from tests.demo.conftest import (
+    PATIENCE,
     Visit,
     changing,
     choose_example,
@@ -102,8 +103,7 @@ def test_by_keyboard_alone(visit: Visit, address: str) -> None:
     press(page, page.get_by_role("tab", name="Click", exact=True))
     said(page, "click-status", "encoded in")
     press(page, page.get_by_role("button", name="Without a mouse"))
-    page.locator("#click-x input").fill("225")
-    page.locator("#click-y input").fill("150")
+    type_numbers(page, {"click-x": "225", "click-y": "150"})
     with changing(page, "click-picture"):
         press(page, page.get_by_role("button", name="Click there"))
     said(page, "click-status", "Masks in")
@@ -243,6 +243,21 @@ def press(page: Any, control: Any) -> None:
     """Press a control as one does without a mouse."""
     control.focus()
     page.keyboard.press("Enter")
+
+
+def type_numbers(page: Any, numbers: dict[str, str]) -> None:
+    """Type numbers into fields that have just opened, until they stay.
+
+    Gradio fills a field with its first value some milliseconds after it can be typed into.
+    """
+    fields = {page.locator(f"#{name} input"): number for name, number in numbers.items()}
+    for _ in range(PATIENCE // 500):
+        for field, number in fields.items():
+            field.fill(number)
+        page.wait_for_timeout(500)
+        if all(field.input_value() == number for field, number in fields.items()):
+            return
+    raise AssertionError(f"the fields never kept {numbers}")
 
 
 def plus_at(picture: np.ndarray, across: float, down: float) -> bool:
