@@ -151,7 +151,8 @@ def _segment(
             picture = overlay(image, records) if with_overlay else None
             written = write_results(out, name, file, image.shape, records, formats, picture)
             count += len(records)
-            progress.end(f"{file}: {len(records)} masks in {', '.join(map(str, written))}")
+            found = "1 mask" if len(records) == 1 else f"{len(records)} masks"
+            progress.end(f"{file}: {found} in {', '.join(map(str, written))}")
     seconds = time.perf_counter() - started
     done = f"{len(files) - len(faults)} of {len(files)}"
     typer.echo(f"masks: {count}; images: {done}; time: {seconds:.1f} s; folder: {out}")
