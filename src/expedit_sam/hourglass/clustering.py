@@ -56,14 +56,14 @@ def cluster_windows(
     # work of products with every round's clusters.
     products_of_tokens = row_products(tokens, tokens).mul_(2 * temperature)
 
-    outside = _outside_neighborhood((height, width), size, neighborhood, tokens.device)
+    barred = _outside_neighborhood((height, width), size, neighborhood, tokens.device)
     shares = _first_shares((height, width), size, tokens.device).to(tokens.dtype)
     sizes = belonging = tokens.new_empty(0)
     for _ in range(iterations):
         products = products_of_tokens @ shares
         squares = (shares * products).sum(dim=1, keepdim=True)
-        logits = torch.sub(products, squares, alpha=0.5)
-        belonging = logits.masked_fill_(outside, -torch.inf).softmax(dim=-1)
+        logits = torch.sub(products, squares, alpha=0.5).add_(barred)
+        belonging = logits.softmax(dim=-1)
         sizes = belonging.sum(dim=1)
         # A cluster that every token has left keeps a tiny size instead of dividing by zero.
         shares = belonging / sizes.clamp_min(1e-12)[:, None]
@@ -84,7 +84,7 @@ def _first_shares(grid: tuple[int, int], clusters: tuple[int, int], device: torc
 def _outside_neighborhood(
     grid: tuple[int, int], clusters: tuple[int, int], neighborhood: int, device: torch.device
 ) -> Tensor:
-    """LxK, true where a token (row order) may not join a cluster (row order)."""
+    """LxK, minus infinity where a token (row order) may not join a cluster (row order), else 0."""
     near = []
     for tokens_along, clusters_along in zip(grid, clusters, strict=True):
         home = torch.arange(tokens_along, device=device) * clusters_along // tokens_along
@@ -92,4 +92,6 @@ def _outside_neighborhood(
         near.append(away <= neighborhood // 2)
     rows, columns = near
     together = rows[:, None, :, None] & columns[None, :, None, :]
-    return ~together.reshape(grid[0] * grid[1], clusters[0] * clusters[1])
+    together = together.reshape(grid[0] * grid[1], clusters[0] * clusters[1])
+    # Adding this takes half as long as filling by a mask.
+    return torch.zeros(together.shape, device=device).masked_fill_(~together, -torch.inf)

@@ -112,16 +112,15 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         [_Part.of(rows, columns, window, side) for columns in _spans(int(tokens.shape[2]), window)]
         for rows in _spans(int(tokens.shape[1]), window)  # whole numbers in a trace too
     ]
-    centred, means, variances = [], [], []
+    token_variances = _variance(features)[..., None] if hourglass.mean_values else None
+    centred, means = [], []
     for part in _each(parts):
         windows = _cut(features, part.rows, part.columns, part.window_shape)
         means.append(windows.mean(dim=(1, 2), keepdim=True))
-        if hourglass.mean_values:
-            variances.append(_variance(windows).flatten(1)[..., None])
         centred.append(windows.sub_(means[-1]))
     temperatures = _temperature(centred, hourglass, tokens.shape[0])
 
-    clusters, sizes, scales, back = [], [], [], []
+    clusters, sizes, variances, back = [], [], [], []
     for i, (part, windows) in enumerate(zip(_each(parts), centred, strict=True)):
         temperature = temperatures.repeat_interleave(part.number)[:, None, None]
         found = cluster_windows(
@@ -138,17 +137,20 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         back.append(_Back(weights, found.shares, kept))
         clusters.append(found.centroids + means[i].flatten(1, 2))
         sizes.append(found.sizes)
-        if hourglass.mean_values:
-            scales.append(_value_scales(clusters[-1], found.shares @ variances[i]))
+        if token_variances is not None:
+            windows = _cut(token_variances, part.rows, part.columns, part.window_shape)
+            variances.append((found.shares @ windows.flatten(1, 2))[..., 0])
 
     def grid(pieces: list[Tensor]) -> Tensor:
         return _assembled(parts, pieces, lambda part: part.cluster_shape)
 
     average = (window / side) ** 2
     log_sizes = (grid(sizes) / average).clamp_min(1e-6).log() if hourglass.size_aware else None
+    together = grid(clusters)
+    scales = _value_scales(together, grid(variances)) if hourglass.mean_values else None
     return Contraction(
-        clusters=grid(clusters).to(tokens.dtype),
-        traits=ClusterTraits(log_sizes, grid(scales) if hourglass.mean_values else None),
+        clusters=together.to(tokens.dtype),
+        traits=ClusterTraits(log_sizes, scales),
         _parts=parts,
         _back=back,
     )
@@ -246,8 +248,8 @@ def _assembled(
 
 
 def _value_scales(clusters: Tensor, variances: Tensor) -> Tensor:
-    """NxK, from NxKxC clusters and NxKx1, the mean variance of their tokens over channels."""
-    return (_variance(clusters) / variances[..., 0].clamp_min(1e-12)).sqrt()
+    """Bxhxw, from BxhxwxC clusters and Bxhxw, the mean variance of their tokens over channels."""
+    return (_variance(clusters) / variances.clamp_min(1e-12)).sqrt()
 
 
 def _variance(x: Tensor) -> Tensor:
