@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -114,6 +115,14 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     image = read_image(saved(tmp_path / "turned.jpg", stored, exif=exif, quality=95))
     assert image.shape == seen.shape
     assert np.abs(image.astype(int) - seen).mean() < 8
+
+
+def test_an_odd_tag_beside_the_orientation_does_no_harm(tmp_path: Path) -> None:
+    # Orientation 6, and XResolution as text, which Pillow cannot write back.
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI4s", 0x011A, 2, 3, b"72")
+    tags = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    stored = np.zeros((24, 40, 3), np.uint8)
+    assert read_image(saved(tmp_path / "odd.jpg", stored, exif=tags)).shape == (40, 24, 3)
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:

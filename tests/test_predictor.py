@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from expedit_sam.errors import InputError
 from expedit_sam.model.sam import Sam
@@ -207,3 +208,58 @@ def test_a_bad_image_among_many_is_named_when_its_turn_comes(tiny_sam, photo) ->
     assert next(images) is photo
     with pytest.raises(InputError, match="it must be HxWx3"):
         next(images)
+
+
+@torch.no_grad()
+def test_a_decoder_that_learns_is_not_answered_from_memory(predictor: SamPredictor) -> None:
+    prompt = {"point_coords": np.array([[20, 20]]), "point_labels": np.array([1])}
+    before = predictor.predict(**prompt)[2]
+    for weight in predictor.model.mask_decoder.parameters():
+        weight.mul_(1.1)
+    after = predictor.predict(**prompt)[2]
+    assert not np.allclose(before, after)
+    fresh = SamPredictor(predictor.model)
+    fresh.set_features(predictor.features, predictor.input_size, predictor.original_size)
+    np.testing.assert_array_equal(after, fresh.predict(**prompt)[2])
+
+
+def test_autocast_after_a_click_without(predictor: SamPredictor) -> None:
+    coords, labels = torch.tensor([[[20.0, 20.0]]]), torch.ones(1, 1)
+    expected = predictor.predict_torch(coords, labels)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        iou = predictor.predict_torch(coords, labels)[1].float()
+    torch.testing.assert_close(iou, expected, rtol=0, atol=0.1 * expected.abs().max().item())
+
+
+def test_a_wrapped_decoder_is_called(predictor: SamPredictor) -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, decoder: nn.Module) -> None:
+            super().__init__()
+            self.decoder = decoder
+
+        def forward(self, *given: object) -> object:
+            return self.decoder(*given)
+
+    prompt = {"point_coords": np.array([[20, 20]]), "point_labels": np.array([1])}
+    expected, points = predictor.predict(**prompt), np.array([[20.0, 20.0], [5.0, 9.0]])
+    confident = predictor.ask_each(points, expected[1].min() - 1e-3)
+    predictor.model.mask_decoder = Wrapper(predictor.model.mask_decoder)
+    for result, known in zip(predictor.predict(**prompt), expected, strict=True):
+        np.testing.assert_allclose(result, known, atol=1e-3)
+    again = predictor.ask_each(points, expected[1].min() - 1e-3)
+    for result, known in zip(again[1:], confident[1:], strict=True):
+        np.testing.assert_allclose(result, known, atol=1e-3)
+    assert again[0].shape == confident[0].shape
+
+
+def test_no_points_beside_a_box_are_a_box_alone(predictor: SamPredictor) -> None:
+    box = np.array([5, 5, 40, 30])
+    expected = predictor.predict(box=box)[2]
+    given = predictor.predict(np.zeros((0, 2)), np.zeros(0), box=box)[2]
+    np.testing.assert_array_equal(given, expected)
+
+
+def test_labels_may_be_booleans(predictor: SamPredictor) -> None:
+    coords = torch.tensor([[[20.0, 20.0]]])
+    expected = predictor.predict_torch(coords, torch.ones(1, 1))[2]
+    torch.testing.assert_close(predictor.predict_torch(coords, torch.tensor([[True]]))[2], expected)

@@ -136,6 +136,8 @@ class BasePredictor(ABC):
             InputError: a prompt has a wrong shape, is not finite, or its labels do not match.
         """
         self._require_image()
+        if box is not None and point_coords is not None and len(point_coords) == 0:
+            point_coords = point_labels = None  # a box alone
         points = self._points(point_coords, point_labels)
         boxes = None if box is None else self._box(box)
         low_res = None if mask_input is None else self._mask_input(mask_input)
@@ -154,7 +156,8 @@ class BasePredictor(ABC):
     def reset_image(self) -> None:
         """Forget the image."""
         self.is_image_set = False
-        for name in ("features", "original_size", "input_size"):
+        self.features = None
+        for name in ("original_size", "input_size"):
             self.__dict__.pop(name, None)
 
     @abstractmethod

@@ -89,7 +89,7 @@ def _fitting(hourglass: Hourglass | str | None, architecture: Architecture) -> H
 
 def _available(device: str | torch.device | None) -> torch.device:
     try:
-        place = torch.device(device or "cpu")
+        place = torch.device("cpu" if device is None else device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:  # how torch says so depends on its build
         raise InputError(f"device '{device}' is not available here: pass device 'cpu'") from error

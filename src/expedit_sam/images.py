@@ -74,7 +74,7 @@ def decode_image(file: BinaryIO, name: str) -> np.ndarray:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             with Image.open(file) as image:
-                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+                return np.array(_to_rgb(_upright(image)))
         except UnidentifiedImageError:
             raise InputError(
                 f"{name} is no image that can be read: {_unidentified(file)}"
@@ -143,6 +143,16 @@ def _is_same(folder: Path, other: str | os.PathLike[str] | None) -> bool:
 
 def _unidentified(file: BinaryIO) -> str:
     return _CONVERT if file.seek(0, os.SEEK_END) else "it is empty, get it again"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says."""
+    image.load()
+    image.getexif()  # read and kept
+    # Nobody needs EXIF back, and Pillow cannot write every odd tag that it reads.
+    for key in ("exif", "Raw profile type exif"):
+        image.info.pop(key, None)
+    return ImageOps.exif_transpose(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,20 @@ from torch import Tensor
 from expedit_sam.allocator import keep_freed_memory
 from expedit_sam.base_predictor import BasePredictor
 from expedit_sam.errors import InputError
-from expedit_sam.model.mask_decoder import PreparedImage
+from expedit_sam.model.mask_decoder import MaskDecoder, PreparedImage
 from expedit_sam.model.sam import Sam
 from expedit_sam.transforms import seen_logits
 
 _IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
+
+
+@dataclass(frozen=True)
+class _Known:
+    """An image that is prepared for prompts, from what, and in which state of the network."""
+
+    features: Tensor
+    state: list[Any]
+    prepared: PreparedImage
 
 
 class SamPredictor(BasePredictor):
@@ -27,7 +37,8 @@ class SamPredictor(BasePredictor):
     """
 
     features: Tensor
-    _known: tuple[Tensor, PreparedImage] | None
+    _known: _Known | None
+    _weights: list[Tensor]
 
     def __init__(self, sam_model: Sam) -> None:
         keep_freed_memory()
@@ -111,18 +122,26 @@ class SamPredictor(BasePredictor):
         points = None if point_coords is None else (point_coords, point_labels)
         sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
         decoder = self.model.mask_decoder
-        if mask_input is None:
+        if mask_input is None and isinstance(decoder, MaskDecoder):
             return decoder.predict(self._prepared(dense), sparse, multimask_output)
         positions = self.model.prompt_encoder.get_dense_pe()
         return decoder(self.features, positions, sparse, dense, multimask_output)
 
     def _prepared(self, dense: Tensor) -> PreparedImage:
         """The embedding as prompts without a mask input meet it; made once an image."""
-        if self._known is None or self._known[0] is not self.features:
+        known = self._known
+        if known is None or known.features is not self.features or known.state != self._state():
             positions = self.model.prompt_encoder.get_dense_pe()
             prepared = self.model.mask_decoder.prepare(self.features, positions, dense)
-            self._known = (self.features, prepared)
-        return self._known[1]
+            modules = (self.model.mask_decoder, self.model.prompt_encoder)
+            self._weights = [x for module in modules for x in module.parameters()]
+            known = self._known = _Known(self.features, self._state(), prepared)
+        return known.prepared
+
+    def _state(self) -> list[Any]:
+        """Differs once the weights that an image was prepared with do, or how they are used."""
+        versions = [(x.data_ptr(), None if x.is_inference() else x._version) for x in self._weights]
+        return [*versions, torch.is_autocast_enabled(self.device.type)]
 
     def reset_image(self) -> None:
         super().reset_image()
@@ -136,6 +155,11 @@ class SamPredictor(BasePredictor):
         scaled = self.transform.apply_coords(points, self.original_size)
         coords = torch.as_tensor(scaled, dtype=torch.float, device=self.device)[:, None]
         labels = torch.ones(coords.shape[:2], dtype=torch.int, device=self.device)
+        if not isinstance(self.model.mask_decoder, MaskDecoder):  # somebody's own
+            logits, iou = self.predict_low_res(coords, labels)
+            passing = (iou > least_iou).cpu().numpy()
+            logits, iou = logits.cpu().numpy()[passing], iou.cpu().numpy()[passing]
+            return logits, iou, passing.nonzero()[0]
         sparse, dense = self.model.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
         seen = seen_logits(
             self.model.prompt_encoder.mask_input_size, self.transform.target_length, self.input_size

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from expedit_sam.hourglass.contraction import ClusterTraits
 from expedit_sam.model import attention as module
@@ -114,3 +114,34 @@ def test_tables_of_another_length_are_interpolated() -> None:
     # Further right keys lie at smaller relative positions.
     assert (places[0, 1:, 0] < places[0, :-1, 0]).all()
     torch.testing.assert_close(places[3, 3], torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def test_a_wrapped_projection_is_called() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, qkv: nn.Module) -> None:
+            super().__init__()
+            self.qkv = qkv
+
+        def forward(self, x: Tensor) -> Tensor:
+            queries, keys, values = self.qkv(x).chunk(3, dim=3)
+            return torch.cat([queries, keys, values], dim=3)
+
+    layer = Attention(32, 4, use_rel_pos=True, input_size=(7, 7)).requires_grad_(False)
+    nn.init.normal_(layer.qkv.bias)
+    x = torch.randn(2, 10, 9, 32)
+    expected = attend_grid(layer, x, 7)
+    layer.qkv = Wrapper(layer.qkv)
+    torch.testing.assert_close(attend_grid(layer, x, 7), expected)
+
+
+def test_relative_positions_may_learn_alone() -> None:
+    layer = Attention(32, 4, use_rel_pos=True, input_size=(6, 6)).requires_grad_(False)
+    layer.rel_pos_h.requires_grad_()
+    layer(torch.randn(1, 6, 6, 32)).square().sum().backward()
+    assert layer.rel_pos_h.grad.any()
+
+
+def test_a_layer_that_learns_can_be_traced() -> None:
+    layer = Attention(32, 4, use_rel_pos=True, input_size=(6, 6))
+    x = torch.randn(1, 6, 6, 32)
+    torch.testing.assert_close(torch.jit.trace(layer, x)(x), layer(x))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expedit_sam.model.image_tokens import OwnTokens
+from expedit_sam.model.image_tokens import CalledTokens, OwnTokens, own_tokens
 from expedit_sam.model.layers import LogitFilter
 from expedit_sam.model.mask_decoder import as_matrix
 from expedit_sam.model.sam import Sam
@@ -180,3 +180,58 @@ def test_logits_pass_the_filter_last(tiny_sam: Sam) -> None:
     prepared = decoder.prepare(image, positions, dense)
     confident, _, _ = decoder.predict_confident(prepared, sparse, iou.min().item() - 1)
     torch.testing.assert_close(confident, filtered.flatten(0, 1))
+
+
+class LowRank(nn.Module):
+    """A low-rank adapter around a linear layer, with the attributes that such libraries give it."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.weight, self.bias = base.weight, base.bias
+        self.down = nn.Linear(base.in_features, 2, bias=False)
+        self.up = nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+def test_adapters_around_projections_take_part(tiny_sam: Sam) -> None:
+    channels = tiny_sam.mask_decoder.transformer_dim
+    embedding = torch.randn(1, channels, *tiny_sam.prompt_encoder.image_embedding_size)
+    sparse, dense = torch.randn(3, 2, channels), torch.zeros_like(embedding)
+    given = (embedding, torch.randn_like(embedding), sparse, dense)
+    decoder = tiny_sam.mask_decoder
+    expected = decoder.predict_masks(*given)[0]
+    names = ("q_proj", "k_proj", "v_proj", "out_proj")
+    for attention in decoder.transformer.image_attentions:
+        for name in names:
+            adapter = LowRank(getattr(attention, name))
+            nn.init.zeros_(adapter.up.weight)
+            setattr(attention, name, adapter)
+    adapters = [module for module in decoder.modules() if isinstance(module, LowRank)]
+    own = own_tokens(decoder.transformer.image_attentions, torch.zeros(()), torch.zeros(()))
+    assert type(own) is CalledTokens
+    # Without anything learnt they change nothing, with gradients or without.
+    with torch.no_grad():
+        scale = expected.abs().max()
+        torch.testing.assert_close(
+            decoder.predict_masks(*given)[0], expected, rtol=0, atol=1e-4 * scale
+        )
+    decoder.predict_masks(*given)[0].square().sum().backward()
+    assert all(adapter.up.weight.grad.any() for adapter in adapters)
+
+
+@pytest.mark.parametrize("multimask_output", [False, True])
+def test_every_head_has_a_gradient(tiny_sam: Sam, multimask_output: bool) -> None:
+    channels = tiny_sam.mask_decoder.transformer_dim
+    embedding = torch.randn(1, channels, *tiny_sam.prompt_encoder.image_embedding_size)
+    sparse, dense = torch.randn(2, 2, channels), torch.zeros_like(embedding)
+    decoder = tiny_sam.mask_decoder
+    given = (embedding, torch.randn_like(embedding), sparse, dense, multimask_output)
+    masks, iou = decoder(*given)
+    (masks.sum() + iou.sum()).backward()
+    assert all(weight.grad is not None for weight in decoder.parameters())
+    with torch.no_grad():
+        scale = masks.abs().max()
+        torch.testing.assert_close(decoder(*given)[0], masks, rtol=0, atol=1e-4 * scale)

@@ -86,7 +86,7 @@ def attend_grid(
     window = (window_size, window_size) if window_size > 0 else (height, width)
     heads = attention.num_heads
     # A padded position holds a zero token, so its query, key and value are the bias alone.
-    qkv = _pad_to_windows(attention.qkv(x), window, attention.qkv.bias)
+    qkv = _pad_to_windows(attention.qkv(x), window, _of_zero(attention.qkv, x))
     padded_size = (int(qkv.shape[1]), int(qkv.shape[2]))
     q, k, v = _sequences(qkv, window, heads)
     key_bias = None
@@ -95,11 +95,18 @@ def attend_grid(
     if traits is not None and traits.value_scales is not None:
         assert origin is not None
         scales = _of_sequences(traits.value_scales.to(q.dtype), window, heads, fill=1)[..., None]
-        centre = attention.qkv(origin[None]).view(3, heads, 1, -1)[2]
+        centre = attention.qkv(origin.view(1, 1, 1, -1)).view(3, heads, 1, -1)[2]
         v = torch.lerp(centre.repeat(len(v) // heads, 1, 1), v, scales)
     tables = (attention.rel_pos_h, attention.rel_pos_w) if attention.use_rel_pos else None
     out = (attend or attend_sequences)(q, k, v, tables, window, key_bias)
     return attention.proj(_grid(out, window, heads, padded_size)[:, :height, :width])
+
+
+def _of_zero(qkv: nn.Module, x: Tensor) -> Tensor | None:
+    """What a projection makes of a token of zeros: its bias, or more if it is no linear layer."""
+    if isinstance(qkv, nn.Linear):
+        return qkv.bias
+    return qkv(x.new_zeros(1, 1, 1, x.shape[-1])).flatten()
 
 
 def attend_sequences(
@@ -125,7 +132,9 @@ def attend_sequences(
     length, head_dim = q.shape[1:]
     together, rows = _step(len(q), window, q.device.type)
     # One piece of memory serves all steps, unless gradients will ask for what each step made.
-    keep = torch.is_grad_enabled() and q.requires_grad
+    learns = q.requires_grad or any(table.requires_grad for table in tables)
+    # The tracer runs a module with gradients and compares it without.
+    keep = (torch.is_grad_enabled() and learns) or torch.jit.is_tracing()
     memory = None if keep else q.new_empty(together * rows * width * length)
     out = torch.empty_like(q).unflatten(1, window)
     for some in _slices(len(q), together):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
+from expedit_sam.model.image_tokens import ImageTokens, OwnTokens, own_tokens
 from expedit_sam.model.layers import MLP, LayerNorm2d, LogitFilter
 from expedit_sam.model.shared_image import SharedImage, SharedTokens
 from expedit_sam.products import activated_linear, row_products
@@ -105,7 +105,13 @@ class MaskDecoder(nn.Module):
         """
         shared = len(sparse_prompt_embeddings) > 1
         image = self.prepare(image_embeddings, image_pe, dense_prompt_embeddings, shared)
-        return self.predict(image, sparse_prompt_embeddings, multimask_output)
+        if not torch.is_grad_enabled():
+            return self.predict(image, sparse_prompt_embeddings, multimask_output)
+        # All heads take part where gradients are wanted, which distributed training counts on.
+        masks, iou = self._predict(image, sparse_prompt_embeddings, range(self.num_mask_tokens))
+        chosen = self._chosen(multimask_output)
+        some = slice(chosen.start, chosen.stop)
+        return masks[:, some], iou[:, some]
 
     def predict_masks(
         self,
@@ -138,9 +144,12 @@ class MaskDecoder(nn.Module):
         upscaling = [as_matrix(layers[number]) for number in (0, 3)]
         # Sums of squares need float32; what autograd needs is not kept.
         exact = image.dtype == torch.float32 and not torch.is_autocast_enabled(image.device.type)
-        tokens: OwnTokens | SharedTokens = OwnTokens(image, positions)
+        transformer: Any = self.transformer
+        tokens: OwnTokens | SharedTokens = own_tokens(
+            transformer.image_attentions, image, positions
+        )
+        exact = exact and type(tokens) is OwnTokens
         if shared and exact and len(image) == len(positions) == 1 and not torch.is_grad_enabled():
-            transformer: Any = self.transformer
             outward, _ = upscaling[0]
             tokens = SharedImage(transformer, image, positions, outward).tokens()
         height, width = image_embeddings.shape[-2:]
@@ -150,8 +159,10 @@ class MaskDecoder(nn.Module):
         self, image: PreparedImage, sparse: Tensor, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
         """``forward`` on an image that is prepared."""
-        chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
-        return self._predict(image, sparse, chosen)
+        return self._predict(image, sparse, self._chosen(multimask_output))
+
+    def _chosen(self, multimask_output: bool) -> range:
+        return range(1, self.num_mask_tokens) if multimask_output else range(1)
 
     def predict_confident(
         self,

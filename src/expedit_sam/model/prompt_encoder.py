@@ -93,7 +93,8 @@ class PromptEncoder(nn.Module):
         points = points + 0.5  # to the centre of the pixel
         if pad:
             points = torch.cat([points, points.new_zeros(len(points), 1, 2)], dim=1)
-            labels = torch.cat([labels, -labels.new_ones(len(labels), 1)], dim=1)
+            none = torch.full((len(labels), 1), -1, device=labels.device)
+            labels = torch.cat([labels, none], dim=1)
         embedding = self.pe_layer.forward_with_coords(points, self.input_image_size)
         labels = labels[..., None]
         embedding = torch.where(labels == -1, self.not_a_point_embed.weight, embedding)

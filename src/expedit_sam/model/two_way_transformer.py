@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
+from expedit_sam.model.image_tokens import ImageTokens, own_tokens
 from expedit_sam.model.layers import MLPBlock
 
 Tokens = TypeVar("Tokens", bound=ImageTokens)
@@ -71,8 +71,17 @@ class TwoWayTransformer(nn.Module):
             BxTxC prompt tokens and Bx(h*w)xC image tokens.
         """
         image, positions = (x.flatten(2).transpose(1, 2) for x in (image_embedding, image_pe))
-        tokens, seen = self.attend(OwnTokens(image, positions), point_embedding)
+        own = own_tokens(self.image_attentions, image, positions)
+        tokens, seen = self.attend(own, point_embedding)
         return tokens, seen.values
+
+    @property
+    def image_attentions(self) -> list[Attention]:
+        """Those with the image on one side."""
+        layers: Any = self.layers
+        return [a for layer in layers for a in layer.image_attentions] + [
+            self.final_attn_token_to_image
+        ]
 
     def attend(
         self, image: Tokens, point_embedding: Tensor, wanted: Sequence[int] | None = None
@@ -125,8 +134,14 @@ class TwoWayAttentionBlock(nn.Module):
         self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
         """BxTxC prompt tokens and Bx(h*w)xC (or 1x(h*w)xC) image tokens, and their positions."""
-        queries, image = self.meet(queries, OwnTokens(keys, key_pe), query_pe)
+        own = own_tokens(self.image_attentions, keys, key_pe)
+        queries, image = self.meet(queries, own, query_pe)
         return queries, image.values
+
+    @property
+    def image_attentions(self) -> list[Attention]:
+        """Those with the image on one side."""
+        return [self.cross_attn_token_to_image, self.cross_attn_image_to_token]
 
     def meet(self, queries: Tensor, image: Tokens, query_pe: Tensor) -> tuple[Tensor, Tokens]:
         """``forward`` on image tokens of any kind."""
