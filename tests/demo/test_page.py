@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,110 @@ def test_by_keyboard_alone(visit: Visit, address: str) -> None:
         press(page, page.get_by_role("button", name="Click there"))
     said(page, "click-status", "Masks in")
     shown(page, "click-picture", lambda picture: plus_at(picture, 0.5, 0.5))
+
+
+def test_places_typed_on_a_large_picture(
+    visit: Visit, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (4000, 3000), "gray").save(tmp_path / "1. large.png")
+    page = visit(address)
+    upload(page, tmp_path / "1. large.png")
+    assert said(page, "status", "large").startswith("1. large.png: 4000 x 3000 pixels")
+    open_tab(page, "Click")
+    said(page, "click-status", "encoded in")
+    page.get_by_role("button", name="Without a mouse").click()
+    there = page.get_by_role("button", name="Click there")
+    type_numbers(page, {"click-x": "4000", "click-y": "1500"})
+    there.click()
+    page.get_by_text("outside the picture of 4000 x 3000 pixels").last.wait_for()
+    type_numbers(page, {"click-x": ""})
+    there.click()
+    page.get_by_text("Type both x and y.").last.wait_for()
+    type_numbers(page, {"click-x": "2000"})
+    there.click()
+    said(page, "click-status", "Masks in")
+    shown(page, "click-picture", lambda picture: plus_at(picture, 0.5, 0.5))
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_no_mask_has_this_number(
+    visit: Visit, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = visit(address)
+    choose_example(page, "coffee.jpg")
+    page.get_by_role("button", name="Find masks").click()
+    said(page, "everything-status", "post-process")
+    number = page.locator("#mask-number input[type=number]")
+    for wrong in ("0", "999", ""):
+        number.fill("1")
+        said(page, "mask-about", "Mask 1 of")
+        number.fill(wrong)
+        said(page, "mask-about", "Masks are numbered 1 to")
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tab", "work", "view"),
+    [
+        ("Click", "encode", "click-picture"),
+        ("Compare", "encode", "first-picture"),
+        ("Inside", "clusters", "inside-picture"),
+    ],
+)
+def test_another_picture_while_one_is_encoded(
+    visit: Visit,
+    address: str,
+    tiny_networks: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tab: str,
+    work: str,
+    view: str,
+) -> None:
+    page = visit(address)
+    said(page, "speed", "fast (")  # measured: nothing else is encoded
+    open_tab(page, tab)
+    begun, go_on = threading.Event(), threading.Event()
+    at_once = getattr(tiny_networks, work)
+
+    def later(*arguments: Any) -> Any:
+        begun.set()
+        go_on.wait()
+        return at_once(*arguments)
+
+    monkeypatch.setattr(tiny_networks, work, later)
+    choose_example(page, "cat.jpg")
+    begun.wait()
+    choose_example(page, "coffee.jpg")
+    page.wait_for_timeout(1000)  # the page asks for it meanwhile
+    go_on.set()
+    page.wait_for_timeout(2000)
+    shown(page, view, lambda picture: picture.shape == (400, 600, 3))
+
+
+def test_coming_back_to_a_guess(visit: Visit, address: str) -> None:
+    page = visit(address)
+    choose_example(page, "cat.jpg")
+    open_tab(page, "Click")
+    said(page, "click-status", "encoded in")
+    click_picture(page, "click-picture", 0.5, 0.5)
+    said(page, "click-status", "Masks in")
+    with changing(page, "click-picture"):
+        page.locator("#candidate label").nth(2).click()
+    downloads(page, "click")
+    guess = pixels(page, "click-picture")
+    open_tab(page, "Everything")
+    open_tab(page, "Click")
+    page.wait_for_timeout(2000)  # nothing is to happen
+    assert page.locator("#candidate input").nth(2).is_checked()
+    assert page.locator("#click-files a[download]").first.is_visible()
+    np.testing.assert_array_equal(pixels(page, "click-picture"), guess)
+
+    open_tab(page, "Everything")
+    page.locator("#speed label", has_text="fast").click()
+    page.locator("#candidate").wait_for(state="detached")
+    open_tab(page, "Click")
+    said(page, "click-status", "Masks in")
+    assert page.locator("#candidate input").first.is_checked()
 
 
 def test_compare(visit: Visit, address: str) -> None:

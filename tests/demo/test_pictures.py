@@ -44,6 +44,25 @@ def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         read_picture(tmp_path / "huge.png")
 
 
+def test_many_pixels_are_no_reason_to_warn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)
+    Image.new("L", (1500, 1000)).save(tmp_path / "large.png")
+    assert read_picture(tmp_path / "large.png").full_size == (1000, 1500)
+    assert not recwarn.list
+
+
+def test_places_are_those_of_the_file(tmp_path: Path) -> None:
+    Image.new("RGB", (4000, 3000)).save(tmp_path / "large.png")
+    picture = read_picture(tmp_path / "large.png")
+    assert picture.place_on_page(2000, 1500) == (640, 480)
+    assert picture.place_on_page(0, 0) == (0, 0)
+    for place in ((4000, 0), (0, 3000), (-1, 0)):
+        with pytest.raises(InputError, match="outside the picture of 4000 x 3000 pixels"):
+            picture.place_on_page(*place)
+
+
 def test_an_upload_that_was_cleared_away(tmp_path: Path, photo: np.ndarray) -> None:
     path = tmp_path / "photo.png"
     Image.fromarray(photo).save(path)

@@ -14,7 +14,7 @@ from expedit_sam.demo.pictures import Picture
 from expedit_sam.demo.prompt_panel import PromptPanel, draw_clicks
 from expedit_sam.demo.shared import (
     INSTANT,
-    LONG,
+    LATEST,
     QUICK,
     Session,
     Shared,
@@ -69,17 +69,24 @@ def click_tab(shared: Shared) -> None:
             *downloads.offered(),
         ]
 
-    def show(session: Session) -> list[Any]:
+    def show(session: Session, model: str, speed: str) -> list[Any]:
         if session.picture is None or session.tab != tab.label:
             return [None, _READY]
+        if session.picture.has_candidates(model, speed):
+            return [gr.skip(), gr.skip()]
         return [drawn(session.picture, 0), "Encoding the picture ..."]
 
     @friendly
     def encode(session: Session, model: str, speed: str) -> list[Any]:
         """Encode while the person looks for a thing to click."""
-        if session.picture is None or session.tab != tab.label:
-            return [None, _no_choice(), _READY, *downloads.closed()]
-        return update(session.picture, model, speed)
+        picture = session.picture
+        if picture is not None and picture.has_candidates(model, speed):
+            return [gr.skip()] * len(result)  # a guess may be chosen, and files prepared
+        if picture is not None and session.tab == tab.label:
+            return update(picture, model, speed)
+        if picture is not None:
+            picture.candidates = None  # they leave the page
+        return [None, _no_choice(), _READY, *downloads.closed()]
 
     @friendly
     def pick(session: Session, index: int | None) -> list[Any]:
@@ -96,11 +103,11 @@ def click_tab(shared: Shared) -> None:
     choices = [shared.model, shared.speed]
     panel.connect(shared, [view], lambda picture: picture.clicks, update, choices, result)
     for event in (shared.chosen, entered(tab, shared)):
-        event.then(show, session, [view, status], **INSTANT).then(
-            encode, [session, *choices], result, show_progress_on=status, **LONG
+        event.then(show, [session, *choices], [view, status], **INSTANT).then(
+            encode, [session, *choices], result, show_progress_on=status, **LATEST
         )
     for choice in choices:
-        choice.input(encode, [session, *choices], result, show_progress_on=status, **LONG)
+        choice.input(encode, [session, *choices], result, show_progress_on=status, **LATEST)
     candidate.input(pick, [session, candidate], [view, *downloads.outputs], **QUICK)
     downloads.connect(write, [session, candidate])
 

@@ -12,7 +12,15 @@ from expedit_sam.demo.compare import difference
 from expedit_sam.demo.masks import candidates
 from expedit_sam.demo.pictures import Picture
 from expedit_sam.demo.prompt_panel import PromptPanel, draw_clicks
-from expedit_sam.demo.shared import INSTANT, LONG, Session, Shared, entered, friendly, picture_view
+from expedit_sam.demo.shared import (
+    INSTANT,
+    LATEST,
+    Session,
+    Shared,
+    entered,
+    friendly,
+    picture_view,
+)
 from expedit_sam.draw import overlay
 from expedit_sam.evaluate.metrics import iou
 from expedit_sam.hourglass import PRESETS
@@ -83,10 +91,10 @@ def compare_tab(shared: Shared) -> None:
     )
     for event in (shared.chosen, entered(tab, shared)):
         event.then(show, session, result, **INSTANT).then(
-            encode, [session, *choices], result, show_progress_on=status, **LONG
+            encode, [session, *choices], result, show_progress_on=status, **LATEST
         )
     for choice in choices:
-        choice.input(encode, [session, *choices], result, show_progress_on=status, **LONG)
+        choice.input(encode, [session, *choices], result, show_progress_on=status, **LATEST)
 
 
 def _answer(

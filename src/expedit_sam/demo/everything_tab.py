@@ -100,8 +100,12 @@ def everything_tab(shared: Shared) -> None:
         return "Cancelled."
 
     @friendly
-    def look_at(session: Session, number: int) -> list[Any]:
-        drawn, words = _highlighted(_with_masks(session), int(number) - 1)
+    def look_at(session: Session, number: float | None) -> list[Any]:
+        picture = _with_masks(session)
+        count = len(picture.found.records)  # type: ignore[union-attr]
+        if number is None or number not in range(1, count + 1):
+            return [gr.skip(), f"Masks are numbered 1 to {count}."]
+        drawn, words = _highlighted(picture, int(number) - 1)
         return [shared.shown(drawn), words]
 
     @friendly
@@ -133,7 +137,11 @@ def everything_tab(shared: Shared) -> None:
     )
     cancel.click(stop, session, status, cancels=[running], **INSTANT)
     number.input(
-        look_at, [session, number], [view, about], **QUICK | {"trigger_mode": "always_last"}
+        look_at,
+        [session, number],
+        [view, about],
+        preprocess=False,  # Gradio would stumble over an empty field before we can say so.
+        **QUICK | {"trigger_mode": "always_last"},
     )
     view.select(look_under, session, [view, about, number], **QUICK)
     downloads.connect(write, [session])

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from expedit_sam.demo.clusters import ClusterMap, draw_clusters
-from expedit_sam.demo.shared import LONG, Session, Shared, entered, friendly, picture_view
+from expedit_sam.demo.shared import LATEST, Session, Shared, entered, friendly, picture_view
 from expedit_sam.hourglass import PRESETS
 
 _SPEEDS = [name for name, setting in PRESETS.items() if setting is not None]
@@ -53,9 +53,9 @@ def inside_tab(shared: Shared) -> None:
 
     inputs = [session, shared.model, speed, layers]
     for event in (shared.chosen, entered(tab, shared)):
-        event.then(draw, inputs, [view, status], **LONG)
+        event.then(draw, inputs, [view, status], **LATEST)
     for choice in (shared.model, speed, layers):
-        choice.input(draw, inputs, [view, status], **LONG)
+        choice.input(draw, inputs, [view, status], **LATEST)
 
 
 def _in_words(found: ClusterMap) -> str:

@@ -85,7 +85,7 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
                 session.choose(None)
                 return [session, f"**That did not work:** {error}"]
             session.choose(picture)
-            return [session, f"{picture.path.name}: {picture.size_text}"]
+            return [session, f"`{picture.path.name}`: {picture.size_text}"]
 
         def speed_labels(model: str) -> Any:
             noise = np.random.default_rng(0).integers(0, 256, (768, 1024, 3), dtype=np.uint8)

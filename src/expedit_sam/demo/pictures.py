@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +63,25 @@ class Picture:
                 self._cluster_maps[model, speed] = networks.clusters(model, speed, self.image)
             return self._cluster_maps[model, speed]
 
+    def has_candidates(self, model: str, speed: str) -> bool:
+        """Whether ``candidates`` are a network's at a speed."""
+        encoding = self._encodings.get((model, speed))
+        return self.candidates is not None and self.candidates[0] is encoding
+
+    def place_on_page(self, x: float, y: float) -> tuple[float, float]:
+        """The place on the page's copy of a pixel of the picture in the file.
+
+        Raises:
+            InputError: it lies outside.
+        """
+        height, width = self.full_size
+        if not (0 <= x < width and 0 <= y < height):
+            raise InputError(
+                f"({x}, {y}) is outside the picture of {width} x {height} pixels: "
+                f"type x below {width} and y below {height}"
+            )
+        return x * self.image.shape[1] / width, y * self.image.shape[0] / height
+
     @property
     def name(self) -> str:
         """The file's name without suffix, for the names of results."""
@@ -114,11 +134,14 @@ def example_files() -> list[str]:
 
 def _check_pixels(path: Path) -> None:
     """Refuse a picture before its pixels fill the memory; other faults are left to the reader."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except Exception:
-        return
+    with warnings.catch_warnings():
+        # As the reader does, which says why.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except Exception:
+            return
     if width * height > MEGAPIXELS * 10**6:
         raise InputError(
             f"{path} has {width * height / 1e6:.0f} megapixels: "

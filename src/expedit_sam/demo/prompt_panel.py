@@ -11,6 +11,7 @@ from expedit_sam.demo.clicks import Clicks
 from expedit_sam.demo.pictures import Picture
 from expedit_sam.demo.shared import QUICK, Session, Shared, friendly
 from expedit_sam.draw import draw_prompts
+from expedit_sam.errors import InputError
 
 _KINDS = [("Include", "include"), ("Exclude", "exclude"), ("Box: two corners", "corner")]
 
@@ -58,6 +59,15 @@ class PromptPanel:
             return update(picture, *rest)
 
         @friendly
+        def place_typed(
+            session: Session, kind: Any, x: float | None, y: float | None, *rest: Any
+        ) -> Any:
+            picture = session.require_picture()
+            if x is None or y is None:
+                raise InputError("Type both x and y.")
+            return place(session, kind, *picture.place_on_page(x, y), *rest)
+
+        @friendly
         def undo(session: Session, *rest: Any) -> Any:
             picture = session.require_picture()
             clicks_of(picture).undo()
@@ -72,7 +82,7 @@ class PromptPanel:
         for view in views:
             view.select(on_picture, [shared.session, self.kind, *inputs], outputs, **QUICK)
         self.add.click(
-            place, [shared.session, self.kind, self.x, self.y, *inputs], outputs, **QUICK
+            place_typed, [shared.session, self.kind, self.x, self.y, *inputs], outputs, **QUICK
         )
         self.undo.click(undo, [shared.session, *inputs], outputs, **QUICK)
         self.clear.click(clear, [shared.session, *inputs], outputs, **QUICK)

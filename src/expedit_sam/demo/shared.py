@@ -24,6 +24,8 @@ LONG: dict[str, Any] = {
     "concurrency_limit": 1,
     "api_visibility": "private",
 }
+# Long work that shows the choices as they are: a choice made meanwhile has its turn afterwards.
+LATEST: dict[str, Any] = LONG | {"trigger_mode": "always_last"}
 QUICK: dict[str, Any] = {
     "concurrency_id": "quick",
     "concurrency_limit": 1,
