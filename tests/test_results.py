@@ -14,7 +14,13 @@ from pycocotools.coco import COCO
 
 from expedit_sam import results
 from expedit_sam.errors import InputError
-from expedit_sam.results import check_formats, prepare_folder, result_names, write_results
+from expedit_sam.results import (
+    check_formats,
+    check_inputs_stay,
+    prepare_folder,
+    result_names,
+    write_results,
+)
 
 SIZE = (30, 40)
 
@@ -168,3 +174,23 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match="choose another folder"):
             prepare_folder(folder)
+
+
+def test_files_of_somebody_elses_stay(tmp_path: Path) -> None:
+    (tmp_path / "photo.json").write_text('{"shapes": []}')
+    with pytest.raises(InputError, match=r"photo\.json"):
+        write_results(tmp_path, "photo", "photo.jpg", (4, 6), [])
+    assert (tmp_path / "photo.json").read_text() == '{"shapes": []}'
+    (tmp_path / "other_masks").mkdir()
+    (tmp_path / "other_masks" / "0007.png").touch()
+    write_results(tmp_path, "other", "other.jpg", (4, 6), [])
+    assert (tmp_path / "other_masks" / "0007.png").exists()
+
+
+def test_images_are_not_replaced_by_results(tmp_path: Path) -> None:
+    images = [tmp_path / "a.jpg", tmp_path / "a_overlay.jpg"]
+    check_inputs_stay(tmp_path, images[:1], images[:1])
+    with pytest.raises(InputError, match=r"a_overlay\.jpg"):
+        check_inputs_stay(tmp_path, images, images)
+    with pytest.raises(InputError, match="folder of the images"):
+        check_inputs_stay(tmp_path, [tmp_path], images[:1])

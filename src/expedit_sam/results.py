@@ -5,10 +5,10 @@ The files of one image appear together, complete, or not at all.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
-import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ FORMATS = ("coco", "png", "yolo", "labelme")
 USUAL_FORMATS = ("coco", "png")
 
 _JPEG_LIMIT = 65_500  # pixels a side
+_DESCRIPTION = "Masks by Expedit-SAM"
 _CATEGORY = {"id": 1, "name": "object", "supercategory": ""}
 
 
@@ -64,6 +65,8 @@ def write_results(
     Raises:
         InputError: something could not be written; then nothing of this image is.
     """
+    if "coco" in formats:
+        _check_replaceable(Path(folder, f"{name}.json"))
     with appearing_together(Path(folder)) as place:
         if "png" in formats:
             _write_masks(place / f"{name}_masks", records)
@@ -97,7 +100,7 @@ def coco_document(
     """
     height, width = image_size[:2]
     return {
-        "info": {"description": "Masks by Expedit-SAM"},
+        "info": {"description": _DESCRIPTION},
         "images": [
             {"id": 1, "file_name": Path(image_file).as_posix(), "width": width, "height": height}
         ],
@@ -117,6 +120,27 @@ def result_names(images: Iterable[Path]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def check_inputs_stay(folder: Path, given: Iterable[Path], images: Iterable[Path]) -> None:
+    """See that results in a folder replace no image, and are not taken for images next time.
+
+    Arguments:
+        folder: of the results.
+        given: the files and folders that were asked for.
+        images: the image files in them.
+
+    Raises:
+        InputError: the folder is one of those given, or an image is named as a result.
+    """
+    if any(path.is_dir() and path.resolve() == folder.resolve() for path in given):
+        raise InputError(f"{folder} is the folder of the images: choose another one for results")
+    images = list(images)
+    places = {image.resolve(): image for image in images}
+    for name in result_names(images):
+        for suffix in ("jpg", "png"):
+            if image := places.get((folder / f"{name}_overlay.{suffix}").resolve()):
+                raise InputError(f"{image} would be replaced by a result: choose another folder")
 
 
 def check_formats(names: Iterable[str]) -> list[str]:
@@ -163,12 +187,31 @@ def appearing_together(folder: Path) -> Iterator[Path]:
 
 def _replace_masks(new: Path, old: Path) -> None:
     old.mkdir(exist_ok=True)
-    kept = {mask.name for mask in new.iterdir()}
-    for name in kept:
-        (new / name).replace(old / name)
-    for path in old.iterdir():
-        if re.fullmatch(r"\d{3,}\.png", path.name) and path.name not in kept:
-            path.unlink()  # a mask of an earlier run
+    masks = list(new.iterdir())
+    for mask in masks:
+        mask.replace(old / mask.name)
+    # Numbers that go on are masks of an earlier run, whatever else is there somebody's own.
+    for number in itertools.count(len(masks) + 1):
+        if not (path := old / _mask_name(number)).exists():
+            break
+        path.unlink()
+
+
+def _mask_name(number: int) -> str:
+    return f"{number:03d}.png"
+
+
+def _check_replaceable(document: Path) -> None:
+    """Refuse to write over a json that is not of this package, such as somebody's labels."""
+    try:
+        info = json.loads(document.read_text(encoding="utf-8"))["info"]
+        ours = info["description"] == _DESCRIPTION
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise InputError(f"{document} is there and no result of ours: choose another folder")
 
 
 def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +236,7 @@ def _plain(value: Any) -> Any:
 def _write_masks(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     folder.mkdir()
     for number, record in enumerate(records, 1):
-        _write_picture(folder / f"{number:03d}.png", binary_mask(record).view(np.uint8) * 255)
+        _write_picture(folder / _mask_name(number), binary_mask(record).view(np.uint8) * 255)
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:

@@ -269,6 +269,29 @@ def test_unknown_speed(run: Callable, photo_file: Path, only_error: Callable) ->
     assert "'warp'" in only_error(run("masks", photo_file, *ALL, "--speed", "warp"))
 
 
+def test_what_cannot_be_written_does_not_stop_the_others(
+    run: Callable, photo_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_bytes(photo_file.read_bytes())
+    Path("out").mkdir()
+    Path("out", "a.json").write_text("{}")  # somebody's own
+    result = run("masks", folder, *ALL)
+    assert result.exit_code == 2
+    assert "a.json is there and no result of ours" in result.stderr
+    assert "images: 1 of 2" in result.stdout
+    assert Path("out", "b.json").exists()
+
+
+def test_results_do_not_go_among_the_images(
+    run: Callable, photo_file: Path, only_error: Callable
+) -> None:
+    folder = photo_file.parent
+    assert "is the folder of the images" in only_error(run("masks", folder, "--out", folder))
+
+
 def test_full_disk(
     run: Callable, photo_file: Path, only_error: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,20 @@ def test_coco(labelled: Path) -> None:
     assert areas == [3000, 3000, 50]  # no crowds
 
 
+def test_coco_annotations_without_an_area(labelled: Path) -> None:
+    outlines = [[], [[60, 40, 120, 40]], None, [SQUARE]]
+    annotations = [{"image_id": 7, "segmentation": outline} for outline in outlines]
+    (example,) = find_examples(coco_json(labelled, annotations=[*annotations, {"image_id": 7}]))
+    assert [mask.sum() for mask in masks(example)] == [3000]
+
+
+def test_changed_labels_are_another_example(labelled: Path) -> None:
+    (before,) = find_examples(coco_json(labelled))
+    key = before.key
+    (after,) = find_examples(coco_json(labelled, info={"version": 2}))
+    assert key != after.key
+
+
 def test_coco_with_images_elsewhere(labelled: Path, tmp_path: Path) -> None:
     (example,) = find_examples(coco_json(tmp_path), labelled)
     assert example.image_file == labelled / "one.jpg"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,10 +83,11 @@ def masks(
       expedit-sam masks photo.jpg more_photos --out results --speed balanced
     """
     from expedit_sam.images import find_images
-    from expedit_sam.results import check_formats, prepare_folder
+    from expedit_sam.results import check_formats, check_inputs_stay, prepare_folder
 
     kinds = check_formats(formats.split(","))
     files = find_images(images, without=out)
+    check_inputs_stay(out, images, files)
     prepare_folder(out)
 
     from expedit_sam.everything.recommended import RECOMMENDED
@@ -131,14 +133,14 @@ def _segment(
     formats: list[str],
     with_overlay: bool,
 ) -> list[InputError]:
-    """Segment each image and write its masks; returns what is wrong with unreadable ones."""
+    """Segment each image and write its masks; returns what is wrong with those left out."""
     from expedit_sam.cli.progress import ImageProgress
     from expedit_sam.draw import overlay
     from expedit_sam.read_ahead import read_ahead
     from expedit_sam.results import result_names, write_results
 
     faults: list[InputError] = []
-    count, started = 0, time.perf_counter()
+    count, done, started = 0, 0, time.perf_counter()
     images = read_ahead(map(_read, files), 1)
     with ImageProgress(len(files)) as progress:
         for file, name, image in zip(files, result_names(files), images, strict=True):
@@ -149,13 +151,21 @@ def _segment(
                 continue
             records = generator.generate(image, progress.points)
             picture = overlay(image, records) if with_overlay else None
-            written = write_results(out, name, file, image.shape, records, formats, picture)
-            count += len(records)
+            try:
+                written = write_results(out, name, file, image.shape, records, formats, picture)
+            except InputError as fault:
+                faults.append(fault)
+                if getattr(fault.__cause__, "errno", None) == errno.ENOSPC:
+                    break  # nor would the others be
+                progress.end(f"{file}: not written")
+                continue
+            count, done = count + len(records), done + 1
             found = "1 mask" if len(records) == 1 else f"{len(records)} masks"
             progress.end(f"{file}: {found} in {', '.join(map(str, written))}")
     seconds = time.perf_counter() - started
-    done = f"{len(files) - len(faults)} of {len(files)}"
-    typer.echo(f"masks: {count}; images: {done}; time: {seconds:.1f} s; folder: {out}")
+    typer.echo(
+        f"masks: {count}; images: {done} of {len(files)}; time: {seconds:.1f} s; folder: {out}"
+    )
     return faults
 
 

@@ -46,6 +46,8 @@ def tune(
 
     if not find_spec("matplotlib"):
         raise InputError("tune needs matplotlib: pip install 'expedit-sam[evaluate]'")
+    if plot.is_dir():
+        raise InputError(f"{plot} is a folder: name a .png file")
     files = find_images(images)
     prepare_folder(plot.parent)
 
@@ -63,16 +65,16 @@ def tune(
         total = len(some) * search.most_settings(len(sam.image_encoder.blocks))
         bar = bars.add_task("tuning", total=total)
         points = search.tune(sam, some, keep, on_image=lambda: bars.advance(bar))
-    with appearing_together(plot.parent) as place:
-        (place / plot.name).write_bytes(search.plot(points, keep))
     Console().print(_table(points))
     chosen = search.fastest(points, keep)
     if chosen.setting is None:
-        typer.echo(f"no setting keeps {keep:g} of the exact masks: stay with --speed exact")
+        typer.echo(f"no faster setting keeps {keep:g} of the exact masks: stay with --speed exact")
     else:
         typer.echo(f"keeps {chosen.kept:.3f}: --speed {chosen.name}")
         values = chosen.name.replace(",", ", ")
         typer.echo(f"in Python: build_sam({model!r}, hourglass=Hourglass({values}))")
+    with appearing_together(plot.parent) as place:
+        (place / plot.name).write_bytes(search.plot(points, keep))
     typer.echo(f"written: {plot}")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -63,8 +64,9 @@ class Example:
 
     @property
     def key(self) -> str:
-        """Tells it from all others."""
-        return f"{self.image_file.resolve()} {self.regions_file.resolve()}"
+        """Tells it from all others, and from itself before its files were changed."""
+        files = [file.resolve() for file in (self.image_file, self.regions_file)]
+        return " ".join(f"{file} {_version(file)}" for file in files)
 
     def random(self, seed: int) -> np.random.Generator:
         """Random numbers of this image's own, whatever the order of the images."""
@@ -113,11 +115,22 @@ def _in_folder(folder: Path) -> Iterator[Example]:
                 break
 
 
+def _version(file: Path) -> str:
+    """Changes with the file; nothing if there is none, which reading it will tell."""
+    try:
+        state = file.stat()
+    except OSError:
+        return ""
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
 def _segmentations(file: Path) -> Iterator[Rle]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             annotators = stored["segmentations"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        if annotators.ndim != 3:
+            raise ValueError("not three dimensions")
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(
             f"{file} holds no 'segmentations' (annotators x H x W region numbers)"
         ) from error
@@ -149,7 +162,11 @@ def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
         regions: dict[int, list[Any]] = {image["id"]: [] for image in document["images"]}
         for annotation in document["annotations"]:
             if not annotation.get("iscrowd"):
-                regions[annotation["image_id"]].append(annotation["segmentation"])
+                outlines = annotation.get("segmentation")
+                if isinstance(outlines, list):  # annotations may have boxes alone, or lines
+                    outlines = [outline for outline in outlines if len(outline) >= 6]
+                if outlines:
+                    regions[annotation["image_id"]].append(outlines)
         for image in sorted(document["images"], key=lambda image: image["file_name"]):
             if segmentations := regions[image["id"]]:
                 yield Example(
