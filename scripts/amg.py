@@ -15,7 +15,7 @@ from expedit_sam import SamAutomaticMaskGenerator
 from expedit_sam.cli.original_format import write_folder, write_json
 from expedit_sam.cli.original_options import add_options, generator_arguments, read_network
 from expedit_sam.errors import InputError
-from expedit_sam.images import find_images, read_image
+from expedit_sam.images import SUFFIXES, find_images, read_image
 from expedit_sam.results import prepare_folder, result_names
 
 
@@ -60,7 +60,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _targets(path: Path) -> list[Path]:
     """The image itself, or those in the folder but not in its subfolders."""
-    return [image for image in find_images([path]) if image == path or image.parent == path]
+    if not path.is_dir():
+        return find_images([path])
+    images = [
+        file
+        for file in sorted(path.iterdir())
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_dir()
+    ]
+    if not images:
+        raise InputError(f"no images directly in {path}; subfolders are not searched: name one")
+    return images
 
 
 def _write_masks(generator: SamAutomaticMaskGenerator, image: Path, target: Path) -> None:

@@ -68,6 +68,12 @@ def _iou(a: list[int], b: list[int]) -> float:
     return width * height / (sum(areas) - width * height)
 
 
+def test_boxes_without_area_are_nobodys_duplicate() -> None:
+    boxes = np.array([[0, 0, 0, 9], [0, 0, 9, 9], [0, 0, 0, 9], [0, 0, 9, 8], [3, 3, 3, 3]])
+    scores = np.array([0.5, 0.6, 0.9, 0.7, 0.1])
+    assert suppress_duplicates(boxes, scores, 0.5).tolist() == [2, 3, 0, 4]
+
+
 def test_masks_cut_off_by_a_crop_are_seen() -> None:
     boxes = torch.tensor([[0, 50, 90, 120], [50, 50, 120, 120], [50, 50, 200, 120]])
     # The crop spans 100..300 of an image of 400; in the image these boxes start at 100, 150, 150.

@@ -137,6 +137,8 @@ def test_own_points_and_progress(tiny_sam: Sam, photo: np.ndarray) -> None:
         ({"points_per_side": 0}, "points_per_side is 0"),
         ({"points_per_batch": 0}, "points_per_batch is 0"),
         ({"output_mode": "png"}, "'png'; it must be one of binary_mask"),
+        ({"box_nms_thresh": float("nan")}, "box_nms_thresh is nan"),
+        ({"crop_nms_thresh": -0.1}, "crop_nms_thresh is -0.1"),
     ],
 )
 def test_bad_arguments_are_refused(tiny_sam: Sam, arguments: dict, message: str) -> None:

@@ -52,3 +52,9 @@ def test_points_of_a_crop_are_looked_up_in_the_image() -> None:
     queue = PointQueue(points, 16, 80 * 80, (40, 40), (80, 80))
     queue.cover(left_half(80))
     assert sum(map(len, queue)) == 16
+
+
+def test_points_on_the_far_edge_are_those_of_the_last_pixel() -> None:
+    queue = PointQueue(np.full((2, 2), 80.0), 4, 80 * 80, (0, 0), (80, 80))
+    queue.cover(encode_masks(np.ones((1, 80, 80), bool)))
+    assert sum(map(len, queue)) == 1  # the coarse one

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expedit_sam.errors import InputError
 from expedit_sam.everything.prompts import (
     batch_iterator,
     build_all_layer_point_grids,
@@ -24,6 +25,13 @@ def test_points_are_the_centres_of_equal_cells(side: int) -> None:
 
 def test_deeper_layers_have_fewer_points() -> None:
     assert [len(grid) for grid in build_all_layer_point_grids(8, 2, 2)] == [64, 16, 4]
+    assert [len(grid) for grid in build_all_layer_point_grids(8, 1, 8)] == [64, 1]
+
+
+@pytest.mark.parametrize("factor", [-1, 0, 9])
+def test_layers_without_points(factor: int) -> None:
+    with pytest.raises(InputError, match=f"crop_n_points_downscale_factor is {factor};"):
+        build_all_layer_point_grids(8, 1, factor)
 
 
 @given(

@@ -183,6 +183,28 @@ def test_hourglass_options_set_the_speed(
     assert used == [expected]
 
 
+def test_a_folders_own_photos_are_those_that_link_elsewhere_too(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "z.png").symlink_to(photos / "more" / "c.png")
+    out = tmp_path / "out"
+    assert amg(monkeypatch, "--checkpoint", checkpoint, "--input", photos, "--output", out) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "z"]
+
+
+def test_photos_in_subfolders_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    outer, out = photos.rename(tmp_path / "inner").parent, tmp_path / "out"
+    assert amg(monkeypatch, "--checkpoint", checkpoint, "--input", outer, "--output", out) == 2
+    assert "no images directly in" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_bad_photos_are_named_and_the_others_done(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -224,6 +246,10 @@ def test_results_of_an_earlier_run_are_kept(
         ({"--input": "missing.png"}, "missing.png"),
         ({"--model-type": "vit_b"}, "vit_h"),
         ({"--device": "nowhere"}, "nowhere"),
+        (
+            {"--crop-n-layers": "1", "--crop-n-points-downscale-factor": "4"},
+            "crop_n_points_downscale_factor is 4",
+        ),
         ({"--use_hourglass": None, "--hourglass_num_cluster": "80"}, "80"),
         (
             {

@@ -95,12 +95,22 @@ def uncrop_masks(masks: Array, crop_box: list[int], orig_h: int, orig_w: int) ->
 
 
 def suppress_duplicates(boxes: Array, scores: Array, iou_threshold: float) -> np.ndarray:
-    """Non-maximum suppression of Nx4 boxes (x0, y0, x1, y1): indices kept, best first."""
+    """Non-maximum suppression of Nx4 boxes (x0, y0, x1, y1): indices kept, best first.
+
+    A box without area, as of a mask one pixel wide, is nobody's duplicate.
+    """
     order = np.argsort(-np.asarray(to_device(scores, "cpu")), kind="stable")
     rank = np.empty(len(order))
     # OpenCV wants positive scores; only their order matters.
     rank[order] = np.arange(len(order), 0, -1)
     corners = np.asarray(to_device(boxes, "cpu"), dtype=float)
     as_xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    kept = cv2.dnn.NMSBoxes(as_xywh.tolist(), rank.tolist(), 0.0, iou_threshold)
-    return np.asarray(kept, dtype=np.int64).reshape(-1)
+    # To OpenCV all boxes without area are the same.
+    (with_area,) = np.nonzero(as_xywh[:, 2:].all(axis=1))
+    best = cv2.dnn.NMSBoxes(
+        as_xywh[with_area].tolist(), rank[with_area].tolist(), 0.0, iou_threshold
+    )
+    is_kept = np.ones(len(order), bool)
+    is_kept[with_area] = False
+    is_kept[with_area[np.asarray(best, dtype=int).reshape(-1)]] = True
+    return order[is_kept[order]]

@@ -89,6 +89,12 @@ class SamAutomaticMaskGenerator:
             raise InputError(f"points_per_side is {points_per_side}; it must be 1 or more")
         if points_per_batch < 1:
             raise InputError(f"points_per_batch is {points_per_batch}; it must be 1 or more")
+        for name, threshold in {
+            "box_nms_thresh": box_nms_thresh,
+            "crop_nms_thresh": crop_nms_thresh,
+        }.items():
+            if not threshold >= 0:  # nor NaN
+                raise InputError(f"{name} is {threshold}; it must be 0 or more, an IoU")
         if not 0 <= skip_covered <= 1:
             raise InputError(
                 f"skip_covered is {skip_covered}; it must be 0 to 1, a share of a crop"

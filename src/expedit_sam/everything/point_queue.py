@@ -60,7 +60,9 @@ class PointQueue:
                 self._covered |= decode_mask(mask)
 
     def _is_covered(self, points: np.ndarray) -> np.ndarray:
-        x, y = (points + self._corner).astype(int).T
+        height, width = self._covered.shape
+        # A point may lie on the far edge, behind the last pixel.
+        x, y = np.minimum((points + self._corner).astype(int), (width - 1, height - 1)).T
         return self._covered[y, x]
 
 

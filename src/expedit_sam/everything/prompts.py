@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from expedit_sam.errors import InputError
+
 
 def build_point_grid(n_per_side: int) -> np.ndarray:
     """The centres of n x n equal cells of the unit square, row by row: (n*n)x2 points (x, y)."""
@@ -21,7 +23,16 @@ def build_point_grid(n_per_side: int) -> np.ndarray:
 def build_all_layer_point_grids(
     n_per_side: int, n_layers: int, scale_per_layer: int
 ) -> list[np.ndarray]:
-    """One grid a crop layer, layer i with ``n_per_side / scale_per_layer**i`` points a side."""
+    """One grid a crop layer, layer i with ``n_per_side / scale_per_layer**i`` points a side.
+
+    Raises:
+        InputError: that is no point at all in some layer.
+    """
+    if scale_per_layer < 1 or n_per_side < scale_per_layer**n_layers:
+        raise InputError(
+            f"crop_n_points_downscale_factor is {scale_per_layer}; it must be 1 or more and leave "
+            f"each of {n_layers} crop layers some of {n_per_side} points a side"
+        )
     return [build_point_grid(int(n_per_side / scale_per_layer**i)) for i in range(n_layers + 1)]
 
 
