@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
+from typer.testing import CliRunner
 
+from expedit_sam.cli.commands import app
 from expedit_sam.model.sam import Sam
 from expedit_sam.predictor import SamPredictor
+from tests.serve.conftest import encoded
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
@@ -29,17 +35,6 @@ def engine(tiny_sam: Sam) -> Engine:
 def client(engine: Engine) -> Iterator[TestClient]:
     with TestClient(build_app(engine, megabytes=0.2)) as client:
         yield client
-
-
-@pytest.fixture
-def png(photo: np.ndarray) -> bytes:
-    return encoded(photo)
-
-
-def encoded(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
 
 
 def ask(client: TestClient, image: bytes, prompts: object = None, **fields: str) -> object:
@@ -115,6 +110,11 @@ def test_many_at_a_time(client: TestClient, engine: Engine, photo: np.ndarray) -
         ({"boxes": [[1, 1, 900, 9]]}, "box corner 900,9 lies outside"),
         ('{"points": [[NaN, 1]]}', "nowhere near an image"),
         ({"points": [[1, 1]] * 300}, "300 prompts are too many: send at most 256"),
+        (
+            {"points": [[1, 1]] * 300, "labels": [1] * 300},
+            "300 points are too many: send at most 256",
+        ),
+        ({"points": [[1, 1]], "labels": [1.5]}, "labels [1.5] must be 1 (include) or 0"),
     ],
 )
 def test_bad_prompts(client: TestClient, png: bytes, prompts: object, says: str) -> None:
@@ -145,17 +145,60 @@ def test_bad_images(client: TestClient, png: bytes) -> None:
     refused(client.post("/masks", content=b"--x\r\nbad", headers=broken), 422, "image: ")
 
 
-def test_a_full_queue(client: TestClient, engine: Engine, png: bytes) -> None:
-    engine._questions.maxsize = -1  # unlimited would be 0
-    engine._questions.full = lambda: True  # type: ignore[method-assign]
-    engine._questions.put_nowait = _full  # type: ignore[method-assign]
-    refused(ask(client, png, {"points": [[1, 1]]}), 429, "too many requests are waiting")
+def test_an_error_is_its_own_question_s(
+    engine: Engine, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    encode = engine._network.encode
+
+    def fails(works: list) -> list:
+        held.wait()
+        if any(work.size == (9, 9) for work in works):
+            raise RuntimeError("out of\nmemory")
+        return encode(works)
+
+    monkeypatch.setattr(engine._network, "encode", fails)
+    pictures = [encoded(photo[:size, :size]) for size in (8, 9, 10, 11)]
+    with TestClient(build_app(engine, 0.2), raise_server_exceptions=False) as client:
+        with ThreadPoolExecutor(4) as clients:
+            asked = [clients.submit(ask, client, one, {"points": [[1, 1]]}) for one in pictures]
+            while engine.waiting < 3:  # one has begun: the others are a group
+                time.sleep(0.01)
+            held.set()
+        answers = [one.result() for one in asked]
+    assert [one.status_code for one in answers] == [200, 500, 200, 200]
+    refused(answers[1], 500, "the service failed: its log says why")
 
 
-def _full(*_: object) -> None:
-    import queue
+def test_prompts_come_before_everything(engine: Engine, png: bytes) -> None:
+    held = threading.Event()
+    encode = engine._network.encode
+    engine._network.encode = lambda works: held.wait() and encode(works)  # type: ignore
+    point = {"points": [[1.0, 1.0]], "labels": [1], "box": None}
+    first = engine.ask(png, [point])
+    while engine.waiting:
+        time.sleep(0.01)
+    everything = [engine.ask(png, None) for _ in range(3)]
+    last = engine.ask(png, [point])
+    begun = []
+    for question in [*everything, last]:
+        question.answered.add_done_callback(partial(_note, begun, question))
+    held.set()
+    for question in [first, *everything, last]:
+        question.answered.result()
+    assert begun[0] is last
 
-    raise queue.Full
+
+def _note(begun: list, question: object, _: object) -> None:
+    begun.append(question)
+
+
+@pytest.mark.parametrize("option", ["--megabytes", "--megapixels"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0"])
+def test_sizes_that_are_none(option: str, value: str) -> None:
+    result = CliRunner().invoke(app, ["serve", option, value])
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {option} {value} is no size: give a number above 0\n"
 
 
 def test_health_metrics_and_page(client: TestClient, png: bytes) -> None:

@@ -22,9 +22,14 @@ def points_prompt(points: Iterable[Iterable[float]], labels: Iterable[int]) -> P
     """Points (x, y) that together mean one mask, each to include (1) or exclude (0)."""
     return {
         "points": [[float(value) for value in point] for point in points],
-        "labels": [int(label) for label in labels],
+        "labels": [_whole(label) for label in labels],
         "box": None,
     }
+
+
+def _whole(label: Any) -> Any:
+    """A label as an integer; one between two stays, for ``check_prompts`` to refuse."""
+    return int(label) if int(label) == float(label) else label
 
 
 def prompts_of(row: dict[str, Any]) -> list[Prompt] | None:

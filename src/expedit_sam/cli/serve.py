@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from expedit_sam.cli.network import (
     load_network,
     named_speed,
 )
+from expedit_sam.errors import InputError
 
 
 def serve(
@@ -51,16 +53,15 @@ def serve(
     """
     from importlib.util import find_spec
 
-    from expedit_sam.errors import InputError
-
+    _check_size("--megabytes", megabytes)
+    _check_size("--megapixels", megapixels)
     for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
         if not find_spec(module):
             raise InputError(f"the service needs {module}: pip install 'expedit-sam[serve]'")
 
     from expedit_sam.serve.app import build_app
     from expedit_sam.serve.engine import Engine
-    from expedit_sam.serve.server import listen
-    from expedit_sam.serve.server import serve as run
+    from expedit_sam.serve.server import Server, listen
 
     listener = listen(host, port)
     sam = load_network(model, checkpoint, speed, device, precision)
@@ -68,4 +69,9 @@ def serve(
     app = build_app(engine, megabytes)
     address, port = listener.getsockname()[:2]
     typer.echo(f"Listening on http://{f'[{address}]' if ':' in address else address}:{port}/")
-    run(app, listener)
+    Server(app, engine).run(sockets=[listener])
+
+
+def _check_size(option: str, value: float) -> None:
+    if not 0 < value < math.inf:  # nor NaN
+        raise InputError(f"{option} {value:g} is no size: give a number above 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import time
@@ -14,16 +15,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from expedit_sam.batch.prompts import Prompt, prompts_of
 from expedit_sam.errors import InputError
 from expedit_sam.everything.rle import decode_mask
-from expedit_sam.serve.engine import Busy, Engine
+from expedit_sam.serve.engine import Busy, Engine, Question, Stopping
 from expedit_sam.serve.page import page
 
-PROMPTS = 256  # of one request
+PROMPTS = 256  # of one request, and points
+_LOOK = 1  # seconds between two looks whether a client has left
 
 _PROMPTS_HELP = (
     'As JSON: {"boxes": [[x0, y0, x1, y1]], "points": [[x, y]], "labels": [1]}. Each box is a '
@@ -37,6 +40,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         413: "The upload is too large",
         422: "No image, or no prompts",
         429: "Too many requests wait",
+        503: "The service is stopping",
     }.items()
 }
 
@@ -49,11 +53,9 @@ def build_app(engine: Engine, megabytes: float) -> FastAPI:
         docs_url=None,  # they load scripts from elsewhere; page() stands in
         redoc_url=None,
     )
-    app.add_middleware(_AtMost, limit=int(megabytes * 1e6))
-    app.add_exception_handler(HTTPException, _refuse)
-    app.add_exception_handler(RequestValidationError, _refuse)
-    app.add_exception_handler(InputError, _refuse)
-    app.add_exception_handler(Busy, _refuse)
+    app.add_middleware(_AtMost, limit=megabytes * 1e6)
+    for error in (HTTPException, RequestValidationError, InputError, Busy, Stopping, Exception):
+        app.add_exception_handler(error, _refuse)
     registry = CollectorRegistry()
     seconds = Histogram("expedit_sam_seconds", "Of a request", ["of"], registry=registry)
     masks_made = Counter("expedit_sam_masks", "Masks given out", registry=registry)
@@ -66,7 +68,8 @@ def build_app(engine: Engine, megabytes: float) -> FastAPI:
         gauge.set_function(partial(getattr, engine, read))
 
     @app.post("/masks", responses=_REFUSALS)
-    def masks(
+    async def masks(
+        request: Request,
         image: Annotated[UploadFile, File(description="JPEG, PNG, ...")],
         prompts: Annotated[str | None, Form(description=_PROMPTS_HELP)] = None,
         format: Annotated[
@@ -76,16 +79,19 @@ def build_app(engine: Engine, megabytes: float) -> FastAPI:
     ) -> Response:
         """The masks of an image: the best of each prompt, or of everything."""
         started = time.perf_counter()
-        asked = _parsed(prompts)
-        size, found = engine.masks(image.file.read(), asked)
-        response = _label_map(size, found) if format == "png" else _as_json(engine, size, found)
+        engine.check_room()
+        question = await run_in_threadpool(lambda: engine.ask(image.file.read(), _parsed(prompts)))
+        await _answered(request, question)
+        found = await run_in_threadpool(question.masks)
+        respond = _label_map if format == "png" else partial(_as_json, engine)
+        response = await run_in_threadpool(respond, question.work.size, found)
         masks_made.inc(len(found))
-        kind = "everything" if asked is None else "prompts"
+        kind = "prompts" if question.task is engine.prompted else "everything"
         seconds.labels(kind).observe(time.perf_counter() - started)
         return response
 
     @app.get("/health")
-    def health() -> dict[str, Any]:
+    async def health() -> dict[str, Any]:
         """Whether the service is up, and with which network."""
         task = engine.prompted
         return {
@@ -97,15 +103,27 @@ def build_app(engine: Engine, megabytes: float) -> FastAPI:
         }
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    def metrics() -> Response:
+    async def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(generate_latest(registry), media_type="text/plain")
 
     @app.get("/", include_in_schema=False)
-    def start() -> HTMLResponse:
+    async def start() -> HTMLResponse:
         return HTMLResponse(page(app.openapi()))
 
     return app
+
+
+async def _answered(request: Request, question: Question) -> None:
+    """Wait, without a thread, until a question is answered or its client has left."""
+    answered = asyncio.wrap_future(question.answered)
+    try:
+        while not (await asyncio.wait([answered], timeout=_LOOK))[0]:
+            if await request.is_disconnected():
+                raise HTTPException(499, "the client has left")
+        answered.result()
+    finally:
+        answered.cancel()  # what has not begun need not be answered
 
 
 def _parsed(text: str | None) -> list[Prompt] | None:
@@ -123,6 +141,9 @@ def _parsed(text: str | None) -> list[Prompt] | None:
         raise InputError("prompts hold neither boxes nor points: leave them out for everything")
     if len(prompts) > PROMPTS:
         raise InputError(f"{len(prompts)} prompts are too many: send at most {PROMPTS} at a time")
+    points = sum(len(prompt["points"]) for prompt in prompts)  # with labels all are one prompt
+    if points > PROMPTS:
+        raise InputError(f"{points} points are too many: send at most {PROMPTS} at a time")
     return prompts
 
 
@@ -157,15 +178,19 @@ def _label_map(size: tuple[int, int], masks: list[dict[str, Any]]) -> Response:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """One line that says what is wrong with a request."""
-    code, reason = 422, str(error)
-    if isinstance(error, HTTPException):
+    """One line that says what is wrong with a request, or with us."""
+    code, reason = 500, "the service failed: its log says why"
+    if isinstance(error, InputError):
+        code, reason = 422, str(error)
+    elif isinstance(error, HTTPException):
         code, reason = error.status_code, str(error.detail)
     elif isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"
+        code, reason = 422, f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"
     elif isinstance(error, Busy):
         code, reason = 429, "too many requests are waiting: try again in a moment"
+    elif isinstance(error, Stopping):
+        code, reason = 503, "the service is stopping"
     headers = getattr(error, "headers", None)
     return JSONResponse({"error": " ".join(reason.split())}, code, headers)
 
@@ -173,7 +198,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 class _AtMost:
     """Refuses bodies of more bytes than a limit before they are read, or as soon as it shows."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: float) -> None:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import queue
 import threading
 import warnings
+from bisect import insort
 from collections import OrderedDict
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +35,10 @@ class Busy(Exception):  # noqa: N818  (not our fault)
     """More requests wait than there is room for."""
 
 
+class Stopping(Exception):  # noqa: N818  (nor this)
+    """The service is about to end."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """An image as the network knows it."""
@@ -44,8 +49,11 @@ class Encoded:
 
 
 @dataclass(order=True)
-class _Question:
-    """What waits for the network; prompts first, because they take a moment."""
+class Question:
+    """What waits for the network; prompts first, because they take a moment.
+
+    Cancel ``answered`` where nobody waits for it any more.
+    """
 
     urgency: tuple[bool, int]
     key: str = field(compare=False)
@@ -53,6 +61,10 @@ class _Question:
     task: Task = field(compare=False)
     encoded: Encoded | None = field(compare=False, default=None)
     answered: Future[None] = field(compare=False, default_factory=Future)
+
+    def masks(self) -> list[dict[str, Any]]:
+        """The masks, once it is answered."""
+        return masks_of(self.work, self.task)
 
 
 class Engine:
@@ -76,23 +88,39 @@ class Engine:
         self._megapixels, self._kept = megapixels, kept
         self._encoded: OrderedDict[str, Encoded] = OrderedDict()
         self._lock = threading.Lock()
-        self._questions: queue.PriorityQueue[_Question] = queue.PriorityQueue(waiting)
+        self._room = waiting
+        self._asked = threading.Condition()
+        self._questions: list[Question] = []  # that have not begun, the most urgent first
+        self._stopping = False
         self._number = itertools.count()
-        threading.Thread(target=self._answer_forever, daemon=True).start()
+        self._thread = threading.Thread(target=self._answer_until_stopped, daemon=True)
+        self._thread.start()
 
     @property
     def waiting(self) -> int:
         """Requests that wait for the network."""
-        return self._questions.qsize()
+        with self._asked:
+            return sum(not question.answered.cancelled() for question in self._questions)
 
-    def masks(
-        self, image: bytes, prompts: list[Prompt] | None
-    ) -> tuple[tuple[int, int], list[dict[str, Any]]]:
-        """The (H, W) of an encoded image and its masks: of prompts, or of everything.
+    def check_room(self) -> None:
+        """Look whether one more may ask.
+
+        Raises:
+            Busy: too many are asking.
+            Stopping: nobody may any more.
+        """
+        if self._stopping:
+            raise Stopping
+        if self.waiting >= self._room:
+            raise Busy
+
+    def ask(self, image: bytes, prompts: list[Prompt] | None) -> Question:
+        """A question that waits: the masks of prompts in an encoded image, or of everything.
 
         Raises:
             InputError: it is no image, too large, or a prompt lies outside.
             Busy: too many are asking.
+            Stopping: nobody may ask any more.
         """
         task = self.everything if prompts is None else self.prompted
         key = hashlib.sha256(image).hexdigest()
@@ -107,13 +135,28 @@ class Engine:
             raise InputError(work.error)
         _check_inside(work)
         urgency = (prompts is None, next(self._number))
-        question = _Question(urgency, key, work, task, known)
-        try:
-            self._questions.put_nowait(question)
-        except queue.Full:
-            raise Busy from None
-        question.answered.result()
-        return work.size, masks_of(work, task)
+        question = Question(urgency, key, work, task, known)
+        with self._asked:
+            self.check_room()
+            # Those whose clients have left make room, and their images go.
+            self._questions = [one for one in self._questions if not one.answered.cancelled()]
+            insort(self._questions, question)
+            self._asked.notify()
+        return question
+
+    def stop(self) -> None:
+        """Refuse what has not begun, and whatever comes."""
+        with self._asked:
+            self._stopping = True
+            refused, self._questions = self._questions, []
+            self._asked.notify()
+        for question in refused:
+            if question.answered.set_running_or_notify_cancel():
+                question.answered.set_exception(Stopping())
+
+    def join(self) -> None:
+        """Wait, once stopped, for what has begun."""
+        self._thread.join()
 
     def _find(self, key: str) -> Encoded | None:
         with self._lock:
@@ -129,34 +172,34 @@ class Engine:
             while len(self._encoded) > self._kept:
                 self._encoded.popitem(last=False)
 
-    def _answer_forever(self) -> None:
-        while True:
-            questions = [self._questions.get()]
-            # Where everything is asked no prompt waits, and none that comes shall wait for two.
-            while questions[0].task is self.prompted and len(questions) < _TOGETHER:
-                try:
-                    questions.append(self._questions.get_nowait())
-                except queue.Empty:
-                    break
-            try:
+    def _answer_until_stopped(self) -> None:
+        while not self._stopping:
+            questions = self._begin()
+            with suppress(Exception):  # each is tried alone then, and hears of its own error
                 self._encode(questions)
-                for question in questions:
-                    self._answer(question)
-            except Exception as error:  # whoever asked shall hear of it
-                for question in questions:
-                    if not question.answered.done():
-                        question.answered.set_exception(error)
+            for question in questions:
+                self._answer(question)
 
-    def _encode(self, questions: list[_Question]) -> None:
+    def _begin(self) -> list[Question]:
+        """What is answered next, without what nobody waits for any more."""
+        with self._asked:
+            self._asked.wait_for(lambda: self._questions or self._stopping)
+            prompted = [one for one in self._questions[:_TOGETHER] if one.task is self.prompted]
+            # Everything goes alone: whoever comes with prompts shall not wait for two of them.
+            questions = prompted or self._questions[:1]
+            del self._questions[: len(questions)]
+        return [one for one in questions if one.answered.set_running_or_notify_cancel()]
+
+    def _encode(self, questions: list[Question]) -> None:
         """Embeddings of all images that have none, each once."""
         new: dict[str, Work] = {}
         for question in questions:
             question.encoded = question.encoded or self._find(question.key)
             if question.encoded is None:
                 new.setdefault(question.key, question.work)
+        features = self._network.encode(list(new.values()))
         self.misses += len(new)
         self.hits += len(questions) - len(new)
-        features = self._network.encode(list(new.values()))
         fresh = {
             key: Encoded(work.size, work.sizes[0], embedding)
             for (key, work), embedding in zip(new.items(), features, strict=True)
@@ -166,11 +209,17 @@ class Engine:
         for question in questions:
             question.encoded = question.encoded or fresh[question.key]
 
-    def _answer(self, question: _Question) -> None:
-        assert question.encoded is not None
-        features = [question.encoded.features]
-        question.work.answers = self._network.ask(question.work, features, question.task)
-        question.answered.set_result(None)
+    def _answer(self, question: Question) -> None:
+        try:
+            if question.encoded is None:
+                self._encode([question])
+            assert question.encoded is not None
+            features = [question.encoded.features]
+            question.work.answers = self._network.ask(question.work, features, question.task)
+        except Exception as error:  # whoever asked shall hear of it
+            question.answered.set_exception(error)
+        else:
+            question.answered.set_result(None)
 
 
 def _check_inside(work: Work) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from expedit_sam.errors import InputError
+from expedit_sam.serve.engine import Engine
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -25,9 +30,44 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Serve until Ctrl+C or SIGTERM; requests that are being answered are finished first."""
-    config = uvicorn.Config(
-        app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=30
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+class Server(uvicorn.Server):
+    """Serves until Ctrl+C or SIGTERM; what the network has begun is finished first."""
+
+    def __init__(self, app: FastAPI, engine: Engine) -> None:
+        config = uvicorn.Config(
+            _told_when_cut_off(app),
+            lifespan="off",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=30,
+        )
+        super().__init__(config)
+        self._engine = engine
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve, and leave nothing running: Python aborts where it ends under PyTorch's feet."""
+        try:
+            super().run(sockets)
+        finally:
+            self._engine.stop()
+            self._engine.join()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse what waits, instead of waiting for it."""
+        self._engine.stop()
+        await super().shutdown(sockets)
+
+
+def _told_when_cut_off(app: ASGIApp) -> ASGIApp:
+    """The app, saying one line where a request must end; uvicorn would log a traceback."""
+
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:
+            refusal = JSONResponse({"error": "the service is stopping"}, 503)
+            with suppress(RuntimeError):  # its answer was on the way
+                await refusal(scope, receive, send)
+
+    return told
