@@ -98,7 +98,8 @@ def _batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: flo
     assert not idxs.any()
     kept: list[int] = []
     for candidate in torch.argsort(scores, descending=True, stable=True).tolist():
-        if all(_iou(boxes[candidate], boxes[other]) <= iou_threshold for other in kept):
+        # As torchvision has it: the IoU of two boxes without area is NaN, which is not above.
+        if not any(_iou(boxes[candidate], boxes[other]) > iou_threshold for other in kept):
             kept.append(candidate)
     return torch.tensor(kept, dtype=torch.long)
 
