@@ -194,3 +194,19 @@ def test_images_are_not_replaced_by_results(tmp_path: Path) -> None:
         check_inputs_stay(tmp_path, images, images)
     with pytest.raises(InputError, match="folder of the images"):
         check_inputs_stay(tmp_path, [tmp_path], images[:1])
+
+
+@pytest.mark.parametrize("name", ["photo_masks", "photo.json"])
+def test_nothing_is_written_where_something_is_in_the_way(tmp_path: Path, name: str) -> None:
+    if name == "photo_masks":
+        (tmp_path / name).touch()
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="photo"):
+        write_results(tmp_path, "photo", "photo.jpg", (4, 6), [], ("png", "coco"))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_name_too_long_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="shorten the image's name"):
+        write_results(tmp_path, "n" * 252, "photo.jpg", (4, 6), [], ["png"])

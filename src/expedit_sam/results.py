@@ -5,6 +5,7 @@ The files of one image appear together, complete, or not at all.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -175,14 +176,25 @@ def appearing_together(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".expedit-sam-") as place:
             yield Path(place)
-            for path in sorted(Path(place).iterdir()):
+            written = sorted(Path(place).iterdir())
+            for path in written:  # before the first takes its name
+                _check_kind(path, folder / path.name)
+            for path in written:
                 if path.is_dir():
                     _replace_masks(path, folder / path.name)
                 else:
                     path.replace(folder / path.name)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"cannot write to {folder} ({reason}): choose another folder") from error
+        too_long = error.errno == errno.ENAMETOOLONG
+        remedy = "shorten the image's name" if too_long else "choose another folder"
+        raise InputError(f"cannot write to {folder} ({reason}): {remedy}") from error
+
+
+def _check_kind(new: Path, old: Path) -> None:
+    if old.exists() and old.is_dir() != new.is_dir():
+        kind = "folder" if old.is_dir() else "file"
+        raise InputError(f"{old} is a {kind} in a result's place: choose another folder")
 
 
 def _replace_masks(new: Path, old: Path) -> None:

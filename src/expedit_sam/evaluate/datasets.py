@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -62,7 +62,7 @@ class Example:
             regions = [regions[i] for i in sorted(drawn)]
         return image, regions
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Tells it from all others, and from itself before its files were changed."""
         files = [file.resolve() for file in (self.image_file, self.regions_file)]
