@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expedit_sam.batch.files import appearing
-from expedit_sam.batch.job import Job, locked
-from expedit_sam.batch.run import blocks, in_this_process, run
+from expedit_sam.batch.job import Job, at_work, locked
+from expedit_sam.batch.run import Progress, blocks, in_this_process, run
 from expedit_sam.batch.schema import ITEMS
 from expedit_sam.batch.sources import list_items
-from expedit_sam.batch.summary import write_summary
+from expedit_sam.batch.summary import write_coco, write_summary
 from expedit_sam.batch.task import Task
 from expedit_sam.errors import InputError
 from expedit_sam.model.sam import Sam
@@ -154,3 +154,74 @@ def test_half_a_file_never_has_its_name(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         break_off()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_a_file_leave_one_whole(tmp_path: Path) -> None:
+    with appearing(tmp_path / "x") as first, appearing(tmp_path / "x") as second:
+        for text in (b"first", b"second"):
+            (first if text == b"first" else second).write(text)
+            assert all(p.name.startswith(".x.") and p.suffix == ".part" for p in tmp_path.iterdir())
+    assert (tmp_path / "x").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_shares_that_may_overlap_are_refused(tmp_path: Path) -> None:
+    with at_work(tmp_path, (2, 2)), at_work(tmp_path, (1, 2)):
+        for share in ((1, 1), (3, 3), (2, 2)):
+            with (
+                pytest.raises(InputError, match=r"at work.*wait for it, or stop it and start all"),
+                at_work(tmp_path, share),
+            ):
+                pass
+    with at_work(tmp_path, (1, 1)):
+        pass
+
+
+def test_what_killed_runs_left_goes_when_nobody_is_at_work(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    left = [".coco.json.0a.part", "shards/.000003.parquet.0b.part"]
+    kept = [".mine.part", "shards/000003.parquet"]
+    for name in left + kept:
+        (tmp_path / name).write_bytes(b"half")
+    with locked(tmp_path, "share-1-of-2"), at_work(tmp_path, (2, 2)):
+        assert all((tmp_path / name).exists() for name in left)
+    with at_work(tmp_path, (2, 2)):
+        assert not any((tmp_path / name).exists() for name in left)
+    assert all((tmp_path / name).exists() for name in kept)
+
+
+@pytest.mark.parametrize("whole", ["nothing", "footer"])
+def test_a_damaged_shard_is_named(tmp_path: Path, pictures: Path, few: Sam, whole: str) -> None:
+    job = job_of(tmp_path, pictures)
+    run(job, in_this_process(few, Task.of(few, everything=TAKE_ALL)))
+    data = job.shard(1).read_bytes()
+    footer = data[-8 - int.from_bytes(data[-8:-4], "little") :] if whole == "footer" else b""
+    job.shard(1).write_bytes(footer.rjust(len(data), b"\0"))
+    for read in (
+        lambda: write_summary(job, Progress(), 0),
+        lambda: write_coco(job),
+        lambda: job.pending(failed=True),
+    ):
+        with pytest.raises(InputError, match=r"000001\.parquet is damaged: delete it and give"):
+            read()
+
+
+def test_a_list_that_is_gone(tmp_path: Path, pictures: Path) -> None:
+    job_of(tmp_path, pictures)
+    (tmp_path / "items.parquet").unlink()
+    with pytest.raises(InputError, match=r"items\.parquet.* is missing or damaged: put it back"):
+        job_of(tmp_path, pictures)
+
+
+def test_a_job_keeps_its_threads(tmp_path: Path, pictures: Path) -> None:
+    def threads(asked: int | None, fitting: int | None) -> int | None:
+        settings = SETTINGS | {"threads": asked}
+        job = Job.open(tmp_path, settings, lambda: list_items(str(pictures)), fitting)
+        return job.settings["threads"]
+
+    assert threads(None, None) is None  # on a GPU
+    assert threads(None, 2) == threads(2, 4) == 2  # which fixes nothing
+    (tmp_path / "job.json").unlink()
+    assert threads(None, 2) == threads(None, 4) == threads(2, None) == 2
+    with pytest.raises(InputError, match="was begun with threads 2, not 4"):
+        threads(4, 4)

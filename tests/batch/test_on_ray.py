@@ -46,6 +46,16 @@ def test_a_dataset_without_images(local: None, tiny_sam: Sam) -> None:
         segment(ray.data.range(3), tiny_sam, Task.of(tiny_sam))
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from expedit_sam.batch.on_ray import Shape
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(InputError, match=f"device '{device}' is not available on Ray: pass"):
+        Shape.of(1, None, device)
+
+
 def test_rounds_give_what_one_process_gives(
     local: None, few: Sam, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

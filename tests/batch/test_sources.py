@@ -62,6 +62,21 @@ def test_one_image(pictures: Path) -> None:
     shows(listed(pictures / "001.png"), 1)
 
 
+def test_relative_images_are_read_from_another_folder(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "list.txt").write_text("001.png\n")
+    monkeypatch.chdir(tmp_path)
+    items = list_items("list.txt", "pictures").to_pylist()
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(load_item(items[0])[0], picture(1))
+
+
+def test_a_list_with_a_byte_order_mark(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "list.txt").write_text("pictures/001.png\n", encoding="utf-8-sig")
+    shows(listed(tmp_path / "list.txt"), 1)
+
+
 def test_relative_paths(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(pictures.parent)
     shows(listed("pictures/00[01].png"), 0, 1)
@@ -85,17 +100,21 @@ def test_glob(pictures: Path) -> None:
     shows(items, 0, 1)
 
 
-def write_tar(path: Path, numbers: list[int]) -> None:
+def write_members(path: Path, members: dict[str, bytes]) -> None:
     with tarfile.open(path, "w") as tar:
-        for number in numbers:
-            for name, data in {
-                f"k{number}.json": json.dumps({"points": [[3, 4]]}).encode(),
-                f"k{number}.png": png(number),
-                f"k{number}.cls": b"7",
-            }.items():
-                header = tarfile.TarInfo(name)
-                header.size = len(data)
-                tar.addfile(header, io.BytesIO(data))
+        for name, data in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+
+
+def write_tar(path: Path, numbers: list[int]) -> None:
+    members = {}
+    for number in numbers:
+        members[f"k{number}.json"] = json.dumps({"points": [[3, 4]]}).encode()
+        members[f"k{number}.png"] = png(number)
+        members[f"k{number}.cls"] = b"7"
+    write_members(path, members)
 
 
 def test_webdataset(tmp_path: Path) -> None:
@@ -110,6 +129,32 @@ def test_webdataset(tmp_path: Path) -> None:
         ]
         assert items[0]["prompts"] == [POINT]
         shows(items, 4, 1, 3)
+
+
+def test_webdataset_with_two_images_of_a_key(tmp_path: Path) -> None:
+    prompts = json.dumps({"points": [[3, 4]]}).encode()
+    write_members(tmp_path / "d.tar", {"k.bmp": png(1), "k.json": prompts, "k.png": png(2)})
+    items = listed(tmp_path / "d.tar")
+    assert [item["image"] for item in items] == ["d.tar/k.bmp", "d.tar/k.png"]
+    assert [item["prompts"] for item in items] == [[POINT], [POINT]]
+    shows(items, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("described", "says"),
+    [(b"{", r"k\.json in .*d\.tar is no json"), (b'{"boxes": [[1]]}', r"k\.json in .*d\.tar: box")],
+)
+def test_a_faulty_member_is_named(tmp_path: Path, described: bytes, says: str) -> None:
+    write_members(tmp_path / "d.tar", {"k.png": png(1), "k.json": described})
+    with pytest.raises(InputError, match=says):
+        list_items(str(tmp_path / "d.tar"))
+
+
+def test_faulty_prompts_of_a_row_are_named(tmp_path: Path) -> None:
+    table = pa.table({"path": ["a.png", "b.png"], "boxes": [[], [[1]]]})
+    pq.write_table(table, tmp_path / "d.parquet")
+    with pytest.raises(InputError, match=r"row 1 of .*d\.parquet: box"):
+        list_items(str(tmp_path / "d.parquet"))
 
 
 def test_parquet_with_bytes(tmp_path: Path) -> None:
@@ -135,6 +180,49 @@ def test_parquet_with_paths(tmp_path: Path, pictures: Path) -> None:
     items = listed(tmp_path / "d.parquet", str(pictures))
     assert [item["prompts"] for item in items] == [[POINT], None]
     shows(items, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.dictionary(pa.int32(), pa.large_string()),
+    ],
+    ids=str,
+)
+def test_parquet_with_paths_as_pandas_writes_them(
+    tmp_path: Path, pictures: Path, kind: pa.DataType
+) -> None:
+    paths = pa.array(["001.png", "000.png"], kind)
+    pq.write_table(pa.table({"path": paths}), tmp_path / "d.parquet")
+    shows(listed(tmp_path / "d.parquet", str(pictures)), 1, 0)
+
+
+def write_coco_json(path: Path, *ids: object) -> None:
+    images = [{"id": number, "file_name": f"00{i}.png"} for i, number in enumerate(ids)]
+    path.write_text(json.dumps({"images": images}))
+
+
+@pytest.mark.parametrize("number", ["7", 2**64, 1.5, True, None])
+def test_coco_ids_that_are_none(tmp_path: Path, number: object) -> None:
+    write_coco_json(tmp_path / "d.json", 1, number)
+    with pytest.raises(InputError, match=r"image id .* in .*d\.json is no whole number"):
+        list_items(str(tmp_path / "d.json"))
+
+
+def test_coco_ids_that_are_there_twice(tmp_path: Path) -> None:
+    write_coco_json(tmp_path / "a.json", 1, 2)
+    write_coco_json(tmp_path / "b.json", 2, 3)
+    with pytest.raises(InputError, match=r"\*\.json has image id 2 more than once: give one json"):
+        list_items(str(tmp_path / "*.json"))
+
+
+def test_a_name_that_is_not_text(tmp_path: Path) -> None:
+    write_members(tmp_path / "d.tar", {"k\udce9.png": png(1)})
+    with pytest.raises(InputError, match=r"the name d\.tar/k\\udce9\.png is not in UTF-8: rename"):
+        list_items(str(tmp_path / "d.tar"))
 
 
 def test_coco(tmp_path: Path, pictures: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from expedit_sam.errors import InputError
 
@@ -15,13 +16,13 @@ from expedit_sam.errors import InputError
 def appearing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes its name when it is complete.
 
-    Its temporary name is always the same, so that a process that died leaves nothing behind that
-    the next one does not write over.
+    Its temporary name, hidden and with ``.part`` at its end, is no other writer's, so that of two
+    writers of one file one wins. What a process that died leaves is removed when a job goes on.
 
     Raises:
         InputError: it cannot be written, the disk being full for instance.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

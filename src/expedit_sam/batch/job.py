@@ -14,8 +14,9 @@ disagree with the results.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ class Job:
 
     @classmethod
     def open(
-        cls, folder: Path, settings: dict[str, Any], list_items: Callable[[], pa.Table]
+        cls,
+        folder: Path,
+        settings: dict[str, Any],
+        list_items: Callable[[], pa.Table],
+        threads: int | None = None,
     ) -> Job:
         """Begin a job, or go on with it.
 
@@ -53,15 +58,18 @@ class Job:
             folder: of results; made if it is missing.
             settings: what is asked, as json holds it, with ``images_per_shard``.
             list_items: called when the job begins, not when it goes on.
+            threads: that it begins with where none are asked; it goes on with those it has.
 
         Raises:
             InputError: the folder holds results of something else, or cannot be used.
         """
         with locked(folder, "begin", wait=600):
+            begun = read_settings(folder)
+            kept = begun.get("threads")  # None, of a job on GPUs, fixes nothing
+            settings = settings | {"threads": settings.get("threads") or kept or threads}
             if (folder / "job.json").exists():
-                begun = read_settings(folder)
-                _check_same(folder, begun, settings)
-                return cls(folder, begun, pq.ParquetFile(folder / "items.parquet").read())
+                _check_same(folder, begun | {"threads": kept or settings["threads"]}, settings)
+                return cls(folder, settings, _read_items(folder))
             if any(folder.glob("shards/*.parquet")):
                 raise InputError(f"{folder} holds shards but no job.json: choose another --out")
             items = list_items()
@@ -90,7 +98,7 @@ class Job:
         ]
 
     def _has_failures(self, chunk: int) -> bool:
-        errors = pq.ParquetFile(self.shard(chunk)).read(["error"])["error"]
+        errors = read_shard(self.shard(chunk), ["error"])["error"]
         return bool(errors.null_count < len(errors))
 
     def items_of(self, chunk: int) -> pa.Table:
@@ -110,6 +118,32 @@ class Job:
     def shards(self) -> Iterator[Path]:
         """The results there are, in order."""
         return (self.shard(c) for c in self.chunks if self.shard(c).exists())
+
+
+def read_shard(shard: Path, columns: list[str]) -> pa.Table:
+    """Columns of the results of a chunk.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return pq.ParquetFile(shard).read(columns)
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # of the file system: the file may be whole
+            raise InputError(f"{shard} cannot be read ({error}): allow reading it") from error
+        raise InputError(
+            f"{shard} is damaged: delete it and give the same command again"
+        ) from error
+
+
+def _read_items(folder: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(folder / "items.parquet").read()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{folder}/items.parquet, the list of the job, is missing or damaged: "
+            "put it back, or choose another --out"
+        ) from error
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -140,7 +174,8 @@ def locked(folder: Path, name: str, wait: float = 0) -> Iterator[None]:
         lock.acquire(timeout=wait)
     except Timeout:
         raise InputError(
-            f"another batch is at work on {folder}: wait for it, or use --shard"
+            f"another batch is at work on {folder}: "
+            "wait for it, or stop it and start all with --shard"
         ) from None
     except OSError as error:
         raise InputError(
@@ -150,6 +185,50 @@ def locked(folder: Path, name: str, wait: float = 0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def at_work(folder: Path, share: tuple[int, int]) -> Iterator[None]:
+    """Keeps a share of the job in a folder to this process, for as long as it writes there.
+
+    Raises:
+        InputError: another process is at this share, or at one of another number of shares,
+            which may overlap; or the folder cannot be used.
+    """
+    with ExitStack() as kept:
+        with locked(folder, "shares", wait=60):  # nobody else begins while the others are counted
+            kept.enter_context(locked(folder, "share-{}-of-{}".format(*share)))
+            numbers = _numbers_at_work(folder, share)
+            if numbers - {share[1]}:
+                raise InputError(
+                    f"another batch is at work on {folder}, on one of {min(numbers)} shares: "
+                    f"wait for it, or stop it and start all with --shard I/{share[1]}"
+                )
+            if not numbers:
+                _remove_unfinished(folder)
+        yield
+
+
+def _numbers_at_work(folder: Path, own: tuple[int, int]) -> set[int]:
+    """The N of every other share I/N that a process is at."""
+    numbers = set()
+    for path in folder.glob(".share-*-of-*.lock"):
+        part, parts = map(int, re.findall(r"\d+", path.name))
+        if (part, parts) != own:
+            try:
+                with FileLock(path, timeout=0):
+                    pass
+            except Timeout:
+                numbers.add(parts)
+    return numbers
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left of files that never took their names."""
+    with suppress(OSError):  # they do no harm
+        for pattern in (".*.json.*part", ".*.parquet.*part", "shards/.*.parquet.*part"):
+            for path in folder.glob(pattern):
+                path.unlink()
 
 
 def _check_same(folder: Path, begun: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import torch
 
 from expedit_sam.batch.loading import ITEM_COLUMNS, load_item, load_row
 from expedit_sam.batch.network import Network
@@ -117,7 +118,7 @@ def segment(
         the dataset with the columns ``schema.RESULT`` in the place of images and prompts.
 
     Raises:
-        InputError: no column holds images.
+        InputError: no column holds images, or there is no such device.
     """
     if column is None:
         column = image_column(dataset.schema().base_schema)
@@ -169,6 +170,9 @@ class Shape:
             workers: None is one a GPU, or one.
             threads: None shares the CPUs among the workers.
             device: "auto" is "cuda" where the cluster has GPUs, else "cpu".
+
+        Raises:
+            InputError: there is no such device.
         """
         import ray
 
@@ -176,6 +180,10 @@ class Shape:
         gpus = resources.get("GPU", 0.0)
         if device == "auto":
             device = "cuda" if gpus else "cpu"
+        if (device == "cuda" and not gpus) or (
+            device == "mps" and not torch.backends.mps.is_available()
+        ):
+            raise InputError(f"device '{device}' is not available on Ray: pass device 'cpu'")
         if device == "cuda":
             workers = workers or max(int(gpus), 1)
             return cls(workers, threads, device, min(1.0, gpus / workers), 1.0, 1.0)

@@ -8,11 +8,12 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
@@ -47,13 +48,15 @@ def list_items(source: str, images: str | None = None, limit: int | None = None)
             WebDataset's .tar, a .parquet, a COCO .json, or several of them as a glob or with
             {000..099}; a path, or a URL that fsspec reads (s3://, gs://, hf://, https:// ...).
         images: the folder that the names in a list, a Parquet file or a json start from; None is
-            the file's own.
+            the file's own. What is relative is so to the working folder of now.
         limit: at most so many images.
 
     Raises:
         InputError: there is nothing of that kind, or it cannot be read.
     """
     items: list[Item] = []
+    if images and "://" not in images:
+        images = Path(images).absolute().as_posix()  # a job may go on from another folder
     with readable(source):
         root, uris = _expand(source)
         for uri in uris:
@@ -62,10 +65,33 @@ def list_items(source: str, images: str | None = None, limit: int | None = None)
             for item in read(uri, base, uri.removeprefix(root).lstrip("/")):
                 if limit is not None and len(items) == limit:
                     break
+                _check_text(item["uri"])
+                _check_text(item["image"])
                 items.append({"image_id": len(items) + 1, **item, "index": len(items)})
     if not items:
         raise InputError(f"no images in {source}: name a folder, list or data set that holds some")
-    return pa.Table.from_pylist(items, ITEMS)
+    table = pa.Table.from_pylist(items, ITEMS)
+    _check_unique(source, table["image_id"])
+    return table
+
+
+def _check_text(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode(errors="backslashreplace").decode()
+        raise InputError(f"the name {shown} is not in UTF-8: rename the file") from None
+
+
+def _check_unique(source: str, ids: pa.ChunkedArray) -> None:
+    """In coco.json a mask has nothing but the id to say which image it is of."""
+    found, counts = pc.value_counts(ids).flatten()
+    repeated = found.filter(pc.greater(counts, 1))
+    if len(repeated):
+        raise InputError(
+            f"{source} has image id {repeated[0]} more than once: "
+            "give one json at a time, or renumber the images"
+        )
 
 
 @contextmanager
@@ -137,7 +163,7 @@ def _file(uri: str, base: str, name: str) -> Iterable[Item]:
 
 
 def _list(uri: str, base: str, name: str) -> Iterable[Item]:
-    with fsspec.open(uri, "rt", encoding="utf-8") as file:
+    with fsspec.open(uri, "rt", encoding="utf-8-sig") as file:
         lines = dict.fromkeys(line.strip() for line in file)  # each once
     return [{"image": line, "uri": _below(base, line)} for line in lines if line]
 
@@ -146,6 +172,8 @@ def _coco(uri: str, base: str, name: str) -> Iterable[Item]:
     with fsspec.open(uri, "rb") as file:
         try:
             document = json.load(file)
+            for image in document["images"]:
+                _check_id(uri, image["id"])
             prompts: dict[int, list[Prompt]] = {image["id"]: [] for image in document["images"]}
             for annotation in document.get("annotations", []):
                 prompts[annotation["image_id"]] += _annotated(annotation)
@@ -158,11 +186,20 @@ def _coco(uri: str, base: str, name: str) -> Iterable[Item]:
                 }
                 for image in document["images"]
             ]
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{uri} is not in COCO's format ({type(error).__name__}: {error}): "
                 "it needs 'images' and 'annotations'"
             ) from error
+
+
+def _check_id(uri: str, number: Any) -> None:
+    if type(number) is not int or not -(2**63) <= number < 2**63:  # a column of int64
+        raise InputError(
+            f"image id {number!r} in {uri} is no whole number of 64 bits: renumber the images"
+        )
 
 
 def _annotated(annotation: dict[str, Any]) -> list[Prompt]:
@@ -181,7 +218,7 @@ def _tar(uri: str, base: str, name: str) -> Iterable[Item]:
 
     Only where the images lie in the file is kept, so that any of them can be read alone.
     """
-    images: dict[str, Item] = {}
+    images: dict[str, Item] = {}  # by name: a key may have several, k.jpg and k.png
     prompts: dict[str, list[Prompt] | None] = {}
     with fsspec.open(uri, "rb") as file:
         try:
@@ -192,15 +229,34 @@ def _tar(uri: str, base: str, name: str) -> Iterable[Item]:
                         continue
                     if suffix.lower() in SUFFIXES:
                         place = {"uri": uri, "offset": member.offset_data, "size": member.size}
-                        images[key] = {"image": f"{name}/{member.name}", **place}
+                        images[member.name] = {"image": f"{name}/{member.name}", **place}
                     elif suffix == ".json" and (text := tar.extractfile(member)):
-                        described = json.loads(text.read())
-                        prompts[key] = (
-                            prompts_of(described) if isinstance(described, dict) else None
-                        )
+                        prompts[key] = _described(text.read(), f"{member.name} in {uri}")
+        except InputError:
+            raise
         except (tarfile.TarError, ValueError) as error:
             raise InputError(f"{uri} is damaged, or no plain tar: unpack .tar.gz first") from error
-    return [{**item, "prompts": prompts.get(key)} for key, item in images.items()]
+    return [
+        {**item, "prompts": prompts.get(posixpath.splitext(name)[0])}
+        for name, item in images.items()
+    ]
+
+
+def _described(text: bytes, where: str) -> list[Prompt] | None:
+    """The prompts in a KEY.json, if it has any."""
+    try:
+        described = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where} is no json ({error}): mend it or leave it out") from error
+    return _prompts(described, where) if isinstance(described, dict) else None
+
+
+def _prompts(row: Item, where: str) -> list[Prompt] | None:
+    """The prompts of a row; what is wrong with them is said with its place."""
+    try:
+        return prompts_of(row)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _parquet(uri: str, base: str, name: str) -> Iterable[Item]:
@@ -210,7 +266,7 @@ def _parquet(uri: str, base: str, name: str) -> Iterable[Item]:
             schema = data.schema_arrow
             column = image_column(schema)
             wanted = [c for c in _PROMPT_COLUMNS if c in schema.names]
-            if pa.types.is_string(schema.field(column).type):
+            if _is_text(schema.field(column).type):
                 wanted.append(column)
             rows = data.read(columns=wanted).to_pylist() or [{}] * data.metadata.num_rows
         except pa.ArrowInvalid as error:
@@ -219,7 +275,15 @@ def _parquet(uri: str, base: str, name: str) -> Iterable[Item]:
         item: Item = {"image": f"{name}#{number}", "uri": uri, "row": number}
         if isinstance(row.get(column), str):
             item = {"image": row[column], "uri": _below(base, row[column])}
-        yield {**item, "prompts": prompts_of(row)}
+        yield {**item, "prompts": _prompts(row, f"row {number} of {uri}")}
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds text, in any of the forms that Arrow has for it."""
+    if pa.types.is_dictionary(kind):  # pandas' category
+        kind = kind.value_type
+    is_one_of = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_text(kind) for is_text in is_one_of)
 
 
 def image_column(schema: pa.Schema) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from expedit_sam.batch.estimate import Estimate, estimate
-from expedit_sam.batch.job import Job, locked, read_settings
+from expedit_sam.batch.job import Job, at_work
 from expedit_sam.batch.on_ray import Shape, cluster, on_ray
 from expedit_sam.batch.passes import Scaler
 from expedit_sam.batch.run import Progress, in_this_process, run
@@ -114,14 +114,18 @@ def start(
         InputError: the source, the folder or a setting will not do.
     """
     joined = nullcontext() if workers == 0 else cluster(address)
-    with locked(out, f"share-{share[0]}-of-{share[1]}"), joined:
-        threads = request.threads or read_settings(out).get("threads")
-        shape = None if workers == 0 else Shape.of(workers, threads, device)
-        threads = shape.threads if shape else threads or torch.get_num_threads()
-        settings = asdict(request) | {"threads": threads, "weights": weights_digest(sam)}
-        job = Job.open(out, settings, request.list)
+    with at_work(out, share), joined:
+        shape = None if workers == 0 else Shape.of(workers, request.threads, device)
+        settings = asdict(request) | {"weights": weights_digest(sam)}
+        fitting = shape.threads if shape else torch.get_num_threads()
+        job = Job.open(out, settings, request.list, fitting)
+        threads = job.settings["threads"]
         task = request.task(sam, job.items)
-        pipeline = on_ray(sam, task, shape) if shape else in_this_process(sam, task, threads)
+        pipeline = (
+            on_ray(sam, task, replace(shape, threads=threads))
+            if shape
+            else in_this_process(sam, task, threads)
+        )
         chunks = job.pending(share, retry_failed)
         total = sum(job.items_of(chunk).num_rows for chunk in chunks)
 

@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from expedit_sam.batch.files import appearing
-from expedit_sam.batch.job import Job
+from expedit_sam.batch.job import Job, read_shard
 from expedit_sam.batch.run import Progress
 
 
@@ -27,7 +26,7 @@ def write_summary(job: Job, progress: Progress, workers: int) -> dict[str, Any]:
     done = masks = 0
     failures = []
     for shard in job.shards():
-        table = pq.ParquetFile(shard).read(["image", "error", "masks.list.element.area"])
+        table = read_shard(shard, ["image", "error", "masks.list.element.area"])
         done += table.num_rows
         masks += len(table["masks"].combine_chunks().flatten())
         failed = table.filter(pc.is_valid(table["error"]))
@@ -85,7 +84,7 @@ def write_coco(job: Job) -> None:
 def _rows(job: Job, columns: list[str]) -> Any:
     """Rows of images that could be read."""
     for shard in job.shards():
-        table = pq.ParquetFile(shard).read([*columns, "error"])
+        table = read_shard(shard, [*columns, "error"])
         for row in table.filter(pc.is_null(table["error"])).to_pylist():
             del row["error"]
             yield row
