@@ -15,7 +15,7 @@ from expedit_sam import SamAutomaticMaskGenerator
 from expedit_sam.cli.original_format import write_folder, write_json
 from expedit_sam.cli.original_options import add_options, generator_arguments, read_network
 from expedit_sam.errors import InputError
-from expedit_sam.images import SUFFIXES, find_images, read_image
+from expedit_sam.images import find_images, is_image_name, read_image
 from expedit_sam.results import prepare_folder, result_names
 
 
@@ -63,9 +63,7 @@ def _targets(path: Path) -> list[Path]:
     if not path.is_dir():
         return find_images([path])
     images = [
-        file
-        for file in sorted(path.iterdir())
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_dir()
+        file for file in sorted(path.iterdir()) if is_image_name(file.name) and not file.is_dir()
     ]
     if not images:
         raise InputError(f"no images directly in {path}; subfolders are not searched: name one")

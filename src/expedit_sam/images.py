@@ -120,6 +120,11 @@ def find_images(
     return list(found.values())
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a folder's file of this name is taken for an image: by suffix, and not hidden."""
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
 def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
     """The images below a folder, sorted, but for those below ``without``."""
     images = []
@@ -129,11 +134,7 @@ def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
             for name in folders
             if not name.startswith(".") and not _is_same(Path(place, name), without)
         ]
-        images += [
-            Path(place, name)
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-        ]
+        images += [Path(place, name) for name in files if is_image_name(name)]
     return sorted(images)
 
 

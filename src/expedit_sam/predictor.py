@@ -22,9 +22,10 @@ _IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
 
 @dataclass(frozen=True)
 class _Known:
-    """An image that is prepared for prompts, from what, and in which state of the network."""
+    """An image that is prepared for prompts, from what, and by which weights in which state."""
 
     features: Tensor
+    weights: Sequence[Tensor]
     state: list[Any]
     prepared: PreparedImage
 
@@ -38,7 +39,6 @@ class SamPredictor(BasePredictor):
 
     features: Tensor
     _known: _Known | None
-    _weights: list[Tensor]
 
     def __init__(self, sam_model: Sam) -> None:
         keep_freed_memory()
@@ -130,17 +130,21 @@ class SamPredictor(BasePredictor):
     def _prepared(self, dense: Tensor) -> PreparedImage:
         """The embedding as prompts without a mask input meet it; made once an image."""
         known = self._known
-        if known is None or known.features is not self.features or known.state != self._state():
+        if (
+            known is None
+            or known.features is not self.features
+            or known.state != self._state(known.weights)
+        ):
             positions = self.model.prompt_encoder.get_dense_pe()
             prepared = self.model.mask_decoder.prepare(self.features, positions, dense)
             modules = (self.model.mask_decoder, self.model.prompt_encoder)
-            self._weights = [x for module in modules for x in module.parameters()]
-            known = self._known = _Known(self.features, self._state(), prepared)
+            weights = [x for module in modules for x in module.parameters()]
+            known = self._known = _Known(self.features, weights, self._state(weights), prepared)
         return known.prepared
 
-    def _state(self) -> list[Any]:
+    def _state(self, weights: Sequence[Tensor]) -> list[Any]:
         """Differs once the weights that an image was prepared with do, or how they are used."""
-        versions = [(x.data_ptr(), None if x.is_inference() else x._version) for x in self._weights]
+        versions = [(x.data_ptr(), None if x.is_inference() else x._version) for x in weights]
         return [*versions, torch.is_autocast_enabled(self.device.type)]
 
     def reset_image(self) -> None:
