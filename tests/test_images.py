@@ -40,9 +40,10 @@ def test_rgb_is_read_as_it_is(tmp_path: Path, photo: np.ndarray) -> None:
     assert image.flags.c_contiguous
 
 
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
-    grey = np.arange(0, 2**16, 257, dtype=np.uint16).reshape(16, 16)
-    image = read_image(saved(tmp_path / "grey.png", grey))
+@pytest.mark.parametrize("suffix", ["png", "pgm", "tif"])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+    grey = np.arange(257, 2**15, 257, dtype=np.uint16)[None]  # neither black nor white in it
+    image = read_image(saved(tmp_path / f"grey.{suffix}", grey))
     np.testing.assert_array_equal(image, (grey // 257).astype(np.uint8)[..., None].repeat(3, 2))
 
 
@@ -220,6 +221,15 @@ def tree(tmp_path: Path) -> Path:
 def test_folders_are_searched_in_order(tree: Path) -> None:
     found = [path.relative_to(tree).as_posix() for path in find_images([tree])]
     assert found == ["a.PNG", "b.jpg", "out/e.png", "sub/c.jpeg"]
+
+
+def test_links_are_followed_once(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "f.jpg").touch()
+    (tree / "sub" / "linked").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(tree)
+    found = [path.relative_to(tree).as_posix() for path in find_images([tree])]
+    assert found == ["a.PNG", "b.jpg", "out/e.png", "sub/c.jpeg", "sub/linked/f.jpg"]
 
 
 def test_results_are_not_searched(tree: Path) -> None:

@@ -64,7 +64,7 @@ def test_inside() -> None:
 
 @pytest.mark.parametrize("point", [(81, 5), (5, 61), (-1, 5), (5, -0.5)])
 def test_outside(point: tuple[float, float]) -> None:
-    with pytest.raises(InputError, match="outside the image of 80x60 pixels"):
+    with pytest.raises(InputError, match="outside the image of 80x60 pixels: x counts"):
         check_inside(np.array([(5, 5), point]), (60, 80), "point")
 
 

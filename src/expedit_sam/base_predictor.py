@@ -22,7 +22,6 @@ class BasePredictor(ABC):
         img_size: side of the network's square input in pixels.
         network_format: order of the channels it takes, "RGB" or "BGR".
         mask_input_size: (h, w) of its low-res logits.
-        mask_threshold: logits above it belong to a mask.
     """
 
     features: Any
@@ -34,13 +33,16 @@ class BasePredictor(ABC):
         img_size: int,
         network_format: str,
         mask_input_size: tuple[int, int],
-        mask_threshold: float,
     ) -> None:
         self.transform = ResizeLongestSide(img_size)
         self.network_format = network_format
         self.mask_input_size = mask_input_size
-        self.mask_threshold = mask_threshold
         self.reset_image()
+
+    @property
+    @abstractmethod
+    def mask_threshold(self) -> float:
+        """Logits above it belong to a mask."""
 
     def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
         """Encode an image for ``predict``.

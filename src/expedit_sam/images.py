@@ -74,7 +74,7 @@ def decode_image(file: BinaryIO, name: str) -> np.ndarray:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             with Image.open(file) as image:
-                return np.array(_to_rgb(_upright(image)))
+                return np.array(_to_rgb(_upright(image), image.format))
         except UnidentifiedImageError:
             raise InputError(
                 f"{name} is no image that can be read: {_unidentified(file)}"
@@ -93,8 +93,9 @@ def find_images(
 ) -> list[Path]:
     """The image files that these files and folders stand for, each once.
 
-    A file is taken whatever its name; folders are searched with all their subfolders, in order of
-    names, for files with an image's suffix. Hidden files and folders are passed over.
+    A file is taken whatever its name; folders are searched with all their subfolders and what
+    links lead to, in order of names, for files with an image's suffix. Hidden files and folders
+    are passed over.
 
     ::
 
@@ -128,18 +129,17 @@ def is_image_name(name: str) -> bool:
 def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
     """The images below a folder, sorted, but for those below ``without``."""
     images = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [
-            name
+    seen = {Path(path).resolve() for path in (folder, without or folder)}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        new = {
+            name: path
             for name in folders
-            if not name.startswith(".") and not _is_same(Path(place, name), without)
-        ]
+            if not name.startswith(".") and (path := Path(place, name).resolve()) not in seen
+        }
+        folders[:] = sorted(new)
+        seen.update(new.values())  # links can lead round in circles
         images += [Path(place, name) for name in files if is_image_name(name)]
     return sorted(images)
-
-
-def _is_same(folder: Path, other: str | os.PathLike[str] | None) -> bool:
-    return other is not None and folder.resolve() == Path(other).resolve()
 
 
 def _unidentified(file: BinaryIO) -> str:
@@ -156,8 +156,9 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
+def _to_rgb(image: Image.Image, format: str | None) -> Image.Image:
+    # Some versions of Pillow open 16 bits as 32.
+    if image.mode.startswith("I;16") or (image.mode == "I" and format in ("PNG", "PPM")):
         return _scaled(image, 0, 2**16 - 1)
     if image.mode in ("I", "F"):  # their range is anybody's choice
         return _scaled(image, *image.getextrema())

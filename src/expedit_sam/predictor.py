@@ -47,8 +47,11 @@ class SamPredictor(BasePredictor):
             sam_model.image_encoder.img_size,
             sam_model.image_format,
             sam_model.prompt_encoder.mask_input_size,
-            sam_model.mask_threshold,
         )
+
+    @property
+    def mask_threshold(self) -> float:
+        return self.model.mask_threshold
 
     @property
     def device(self) -> torch.device:

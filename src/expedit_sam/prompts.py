@@ -60,7 +60,8 @@ def check_inside(points: np.ndarray, image_size: tuple[int, ...], name: str) -> 
     for x, y in points:
         if not (0 <= x <= width and 0 <= y <= height):
             raise InputError(
-                f"{name} {x:g},{y:g} lies outside the image of {width}x{height} pixels"
+                f"{name} {x:g},{y:g} lies outside the image of {width}x{height} pixels: "
+                "x counts from its left edge and y from its top"
             )
 
 

@@ -72,6 +72,27 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stopped_by(KeyboardInterrupt(), monkeypatch) == (130, "interrupted\n")
 
 
+def test_termination_clears_away_what_is_being_written(tmp_path: Path) -> None:
+    script = """if True:
+        import os, signal
+        from pathlib import Path
+
+        from expedit_sam.cli import commands
+        from expedit_sam.results import appearing_together
+
+        @commands.app.command()
+        def wait() -> None:
+            with appearing_together(Path("out")) as place:
+                (place / "half").touch()
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        commands.main()
+    """
+    ended = subprocess.run([sys.executable, "-c", script, "wait"], cwd=tmp_path, check=False)
+    assert ended.returncode == 143
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [

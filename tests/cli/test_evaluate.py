@@ -76,6 +76,12 @@ def test_faults(run: Callable, only_error: Callable, arguments: tuple, reason: s
     assert reason in only_error(run("evaluate", *arguments, *UNTRAINED))
 
 
+def test_regions_that_are_too_small(run: Callable, labelled: Path, only_error: Callable) -> None:
+    for file in labelled.glob("*.png"):
+        Image.new("L", (221, 150)).save(file)
+    assert "holds no region of 0.1 %" in only_error(run("evaluate", labelled, *UNTRAINED))
+
+
 def test_a_missing_extra_says_how_to_install_it(
     run: Callable, labelled: Path, only_error: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

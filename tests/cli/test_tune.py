@@ -48,3 +48,5 @@ def test_faults(run: Callable, only_error: Callable) -> None:
     broken = only_error(run("tune", "--images", "broken.png", *UNTRAINED))
     assert "broken.png" in broken
     assert not Path("tune.png").exists()
+    plotted = only_error(run("tune", "--images", "photo.jpg", "--plot", "photo.jpg", *UNTRAINED))
+    assert "photo.jpg is no .png" in plotted

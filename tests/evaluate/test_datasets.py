@@ -43,6 +43,27 @@ def test_colours_as_labels(labelled: Path) -> None:
     assert sorted(mask.sum() for mask in found) == [(numbers == 2).sum(), (numbers == 1).sum()]
 
 
+def test_transparency_is_no_part_of_a_label(labelled: Path) -> None:
+    with Image.open(labelled / "one.png") as numbers:
+        grey = numbers.convert("L")
+    Image.merge("LA", (grey, Image.effect_noise(grey.size, 50))).save(labelled / "one.png")
+    assert len(masks(find_examples(labelled)[0])) == 2
+
+
+def test_photographs_in_png(labelled: Path) -> None:
+    segmentations = labels(labelled)[None]
+    with Image.open(labelled / "one.jpg") as photo:
+        photo.save(labelled / "three.png")
+    for name in ("one", "three"):
+        np.savez(labelled / f"{name}.npz", segmentations=segmentations)
+    examples = find_examples(labelled)
+    assert [(example.image_file.name, example.regions_file.name) for example in examples] == [
+        ("one.jpg", "one.npz"),
+        ("three.png", "three.npz"),
+        ("two.jpg", "two.png"),
+    ]
+
+
 def test_regions_of_several_annotators(labelled: Path) -> None:
     numbers = labels(labelled).astype(np.uint16)
     np.savez(labelled / "one.npz", segmentations=np.stack([numbers, numbers + 1]))
@@ -113,6 +134,10 @@ def test_coco_with_images_elsewhere(labelled: Path, tmp_path: Path) -> None:
         (lambda folder: folder / "missing.json", "does not exist"),
         (lambda folder: folder / "one.jpg", "neither a folder nor a .json"),
         (lambda folder: coco_json(folder, images="x"), "is not in COCO's format"),
+        (
+            lambda folder: coco_json(folder, images=[{"id": 7, "file_name": "one.jpg"}]),
+            "KeyError: 'height'",
+        ),
         (lambda folder: coco_json(folder, annotations=[]), "holds no images with annotations"),
         (lambda folder: folder.parent, "holds no images with NAME.npz or NAME.png"),
     ],

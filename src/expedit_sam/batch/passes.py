@@ -40,8 +40,10 @@ class Scaler(BasePredictor):
         crops: HxWx3 uint8, the longest side that of the network's input.
     """
 
+    mask_threshold = 0.0
+
     def __init__(self, side: int, network_format: str = "RGB") -> None:
-        super().__init__(side, network_format, (0, 0), 0.0)
+        super().__init__(side, network_format, (0, 0))
         self.crops: list[np.ndarray] = []
 
     def ask_each(self, points: np.ndarray, least_iou: float) -> Answer:

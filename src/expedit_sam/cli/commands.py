@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, NoReturn
@@ -24,6 +25,7 @@ from expedit_sam.errors import InputError
 
 USER_ERROR = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 _WHOLE = "install expedit-sam with its dependencies, or pass masks or predict --exported FOLDER"
 _SMALLER = "try a smaller image or --model, or fewer --points-per-batch"
@@ -115,4 +117,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files can be of any bytes
+    # What is being written is then cleared away, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     app(prog_name="expedit-sam")

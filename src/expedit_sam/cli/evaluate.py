@@ -47,7 +47,7 @@ def evaluate(
     image_folder: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The images of a COCO json.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all that is drawn.")] = 0,
     out: OutOption = Path("evaluation"),
     device: DeviceOption = "auto",
 ) -> None:
@@ -124,11 +124,14 @@ def evaluate(
             regions=regions,
             on_progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
+    found = sum(len(one[kinds[0]].get("iou", ())) for one in results["exact"])
+    if not found:
+        raise InputError(f"{data} holds no region of 0.1 % of its image or more: add larger ones")
     summary = summarize(results, seed)
     about = {
         "data": str(data),
         "images": len(examples),
-        "regions": sum(len(one[kinds[0]].get("iou", ())) for one in results["exact"]),
+        "regions": found,
         "model": model,
         "checkpoint": checkpoint,
         "seed": seed,

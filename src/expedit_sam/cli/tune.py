@@ -26,7 +26,7 @@ def tune(
     plot: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")] = Path(
         "tune.png"
     ),
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the choice of images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the choice of images.")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
     """Find the fastest speed setting that keeps the masks of your own images.
@@ -46,8 +46,8 @@ def tune(
 
     if not find_spec("matplotlib"):
         raise InputError("tune needs matplotlib: pip install 'expedit-sam[evaluate]'")
-    if plot.is_dir():
-        raise InputError(f"{plot} is a folder: name a .png file")
+    if plot.is_dir() or plot.suffix.lower() != ".png":
+        raise InputError(f"--plot {plot} is no .png: name a file that ends so")
     files = find_images(images)
     prepare_folder(plot.parent)
 

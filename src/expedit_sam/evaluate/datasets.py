@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 
 from expedit_sam.errors import InputError
 from expedit_sam.everything.rle import Rle, area
-from expedit_sam.images import SUFFIXES, read_image
+from expedit_sam.images import is_image_name, read_image
 
 SMALLEST_REGION = 0.001  # of the image
 
@@ -105,12 +105,15 @@ def draw_examples(examples: list[Example], number: int | None, seed: int) -> lis
 
 
 def _in_folder(folder: Path) -> Iterator[Example]:
-    for image in sorted(folder.iterdir()):
-        if image.suffix.lower() not in SUFFIXES - {".png"}:
-            continue
+    files = [file for file in sorted(folder.iterdir()) if is_image_name(file.name)]
+    with_label_map = {file.stem for file in files if file.suffix.lower() != ".png"}
+    for image in files:
+        is_png = image.suffix.lower() == ".png"
+        if is_png and image.stem in with_label_map:
+            continue  # it is the label map
         for suffix, read in ((".npz", _segmentations), (".png", _label_map)):
             regions = image.with_suffix(suffix)
-            if regions.is_file():
+            if regions.is_file() and not (is_png and suffix == ".png"):
                 yield Example(image, regions, partial(read, regions))
                 break
 
@@ -141,11 +144,13 @@ def _segmentations(file: Path) -> Iterator[Rle]:
 def _label_map(file: Path) -> Iterator[Rle]:
     try:
         with Image.open(file) as picture:
-            labels = np.array(picture)
+            # Several channels are a colour a region, of which transparency is no part.
+            several = len(picture.getbands()) > 1
+            labels = np.array(picture.convert("RGB") if several else picture)
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"{file} is no label map that can be read: save it as PNG") from error
-    if labels.ndim == 3:  # a colour a region
-        labels = labels[..., :3].astype(np.int64) @ (1, 2**8, 2**16)
+    if labels.ndim == 3:
+        labels = labels.astype(np.int64) @ (1, 2**8, 2**16)
     return regions_of(labels)
 
 
@@ -169,11 +174,9 @@ def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
                     regions[annotation["image_id"]].append(outlines)
         for image in sorted(document["images"], key=lambda image: image["file_name"]):
             if segmentations := regions[image["id"]]:
-                yield Example(
-                    image_folder / image["file_name"],
-                    file,
-                    partial(_coco_masks, image, segmentations),
-                )
+                size = image["height"], image["width"]
+                read = partial(_coco_masks, size, segmentations)
+                yield Example(image_folder / image["file_name"], file, read)
     except FileNotFoundError:
         raise InputError(f"{file} does not exist: check the path") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -183,11 +186,11 @@ def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
         ) from error
 
 
-def _coco_masks(image: dict[str, Any], segmentations: Iterable[Any]) -> Iterator[Rle]:
-    """Polygons, run lengths or RLE as RLE."""
+def _coco_masks(size: tuple[int, int], segmentations: Iterable[Any]) -> Iterator[Rle]:
+    """Polygons in an image of this (H, W), run lengths or RLE as RLE."""
     for segmentation in segmentations:
         if isinstance(segmentation, list):
-            yield coco.merge(coco.frPyObjects(segmentation, image["height"], image["width"]))
+            yield coco.merge(coco.frPyObjects(segmentation, *size))
         elif isinstance(segmentation["counts"], list):
             yield coco.frPyObjects(segmentation, *segmentation["size"])
         else:

@@ -54,7 +54,11 @@ class SamPredictor(BasePredictor):
                 f"{place} holds an encoder and a decoder of different networks: export again"
             )
         height, width = meta.mask_input_size
-        super().__init__(meta.img_size, meta.image_format, (height, width), meta.mask_threshold)
+        super().__init__(meta.img_size, meta.image_format, (height, width))
+
+    @property
+    def mask_threshold(self) -> float:
+        return self.metadata.mask_threshold
 
     def ask_each(
         self, points: np.ndarray, least_iou: float
