@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from expedit_sam import products
 from expedit_sam.model.architectures import new_sam
 from expedit_sam.model.expedite import expedite
-from expedit_sam.model.layers import TokenLinear
+from expedit_sam.model.layers import MLPBlock, call_linear
 from expedit_sam.products import activated_linear, add_row_products, row_products
 from tests.conftest import TINY, randomized
 
@@ -39,19 +39,19 @@ def operations(layer: nn.Module, x: torch.Tensor) -> set[str]:
 @torch.no_grad()
 def test_onednn_gives_the_same_sum(onednn: None, shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
-    layer = TokenLinear(24, 40, bias=bias)
+    layer = nn.Linear(24, 40, bias=bias)
     x = torch.randn(shape)
-    result, expected = layer(x), nn.Linear.forward(layer, x)
+    result, expected = call_linear(layer, x), layer(x)
     assert result.shape == expected.shape
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
     part = x[..., 1:, :]  # not contiguous
-    torch.testing.assert_close(layer(part), nn.Linear.forward(layer, part), rtol=0, atol=1e-6)
+    torch.testing.assert_close(call_linear(layer, part), layer(part), rtol=0, atol=1e-6)
 
 
 def test_onednn_is_asked_only_where_it_is_faster_and_can(
     onednn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer, grid = TokenLinear(24, 40), torch.randn(1, 5, 7, 24)
+    layer, grid = MLPBlock(24, 40), torch.randn(1, 5, 7, 24)
     with torch.no_grad():
         assert ONEDNN in operations(layer, grid)
         with torch.autocast("cpu", torch.bfloat16):
@@ -61,7 +61,7 @@ def test_onednn_is_asked_only_where_it_is_faster_and_can(
         assert "mkldnn" not in str(torch.jit.trace(layer, grid).inlined_graph)
         with FlopCounterMode(display=False) as counter:
             layer(grid)
-        assert counter.get_total_flops() == 2 * 5 * 7 * 24 * 40
+        assert counter.get_total_flops() == 2 * 2 * 5 * 7 * 24 * 40
         monkeypatch.setattr(products, "_ONEDNN_IS_FASTER", False)
         assert ONEDNN not in operations(layer, grid)
         monkeypatch.setattr(products, "_ONEDNN_IS_FASTER", True)
@@ -70,11 +70,21 @@ def test_onednn_is_asked_only_where_it_is_faster_and_can(
 
 @torch.no_grad()
 def test_weights_that_change_are_seen(onednn: None) -> None:
-    layer, grid = TokenLinear(24, 40), torch.randn(1, 5, 7, 24)
-    before = layer(grid)
+    layer, grid = nn.Linear(24, 40), torch.randn(1, 5, 7, 24)
+    before = call_linear(layer, grid)
     layer.weight.mul_(2)
     layer.bias.mul_(2)
-    torch.testing.assert_close(layer(grid), 2 * before)
+    torch.testing.assert_close(call_linear(layer, grid), 2 * before)
+
+
+@torch.no_grad()
+def test_what_is_in_a_linear_layers_place_is_called(onednn: None) -> None:
+    layer, grid = nn.Linear(24, 40), torch.randn(1, 5, 7, 24)
+    seen: list[torch.Size] = []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    call_linear(layer, grid)
+    assert seen == [(1, 5, 7, 40)]
+    assert call_linear(nn.Identity(), grid) is grid
 
 
 @pytest.mark.parametrize("speed", ["exact", "balanced"])

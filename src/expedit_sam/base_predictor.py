@@ -159,8 +159,6 @@ class BasePredictor(ABC):
         """Forget the image."""
         self.is_image_set = False
         self.features = None
-        for name in ("original_size", "input_size"):
-            self.__dict__.pop(name, None)
 
     @abstractmethod
     def ask_each(
@@ -235,8 +233,10 @@ class BasePredictor(ABC):
             )
         x0, y0, x1, y1 = box.ravel()
         if x0 > x1 or y0 > y1:
-            raise InputError(
-                f"box {box.ravel().tolist()} must be (x0, y0, x1, y1), x0<=x1 and y0<=y1"
+            warnings.warn(
+                f"box {box.ravel().tolist()} is not (x0, y0, x1, y1) with x0<=x1 and y0<=y1: "
+                "masks may be meaningless",
+                stacklevel=3,
             )
         self._warn_if_outside(box.reshape(2, 2), "box")
         return self.transform.apply_boxes(box, self.original_size).astype(np.float32)

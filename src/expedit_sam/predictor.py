@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from expedit_sam.allocator import keep_freed_memory
 from expedit_sam.base_predictor import BasePredictor
 from expedit_sam.errors import InputError
 from expedit_sam.model.mask_decoder import MaskDecoder, PreparedImage
-from expedit_sam.model.sam import Sam
+from expedit_sam.model.sam import Sam, masks_of
+from expedit_sam.model.untouched import is_own
 from expedit_sam.transforms import seen_logits
 
 _IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
@@ -22,10 +23,9 @@ _IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
 
 @dataclass(frozen=True)
 class _Known:
-    """An image that is prepared for prompts, from what, and by which weights in which state."""
+    """An image that is prepared for prompts, and from what, in which state."""
 
-    features: Tensor
-    weights: Sequence[Tensor]
+    tensors: list[Tensor]
     state: list[Any]
     prepared: PreparedImage
 
@@ -38,7 +38,7 @@ class SamPredictor(BasePredictor):
     """
 
     features: Tensor
-    _known: _Known | None
+    _known: _Known | None = None
 
     def __init__(self, sam_model: Sam) -> None:
         keep_freed_memory()
@@ -56,6 +56,22 @@ class SamPredictor(BasePredictor):
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
+        pixels = torch.as_tensor(self._scale(image, image_format), device=self.device)
+        self.set_torch_image(pixels.permute(2, 0, 1).contiguous()[None], image.shape[:2])
+
+    def set_images(
+        self, images: Iterable[np.ndarray], image_format: str = "RGB"
+    ) -> Iterator[np.ndarray]:
+        encodes_as_ours = is_own(self.model.image_encoder, "forward")
+        if encodes_as_ours and is_own(self, "set_image") and is_own(self, "set_torch_image"):
+            yield from super().set_images(images, image_format)
+            return
+        other = () if image_format == "RGB" else (image_format,)
+        for image in images:
+            self.set_image(image, *other)
+            yield image
 
     @torch.no_grad()
     def set_torch_image(
@@ -108,8 +124,10 @@ class SamPredictor(BasePredictor):
         logits, iou = self.predict_low_res(
             point_coords, point_labels, boxes, mask_input, multimask_output
         )
-        upscale = self.model.postprocess_masks if return_logits else self.model.masks_of
-        return upscale(logits, self.input_size, self.original_size), iou, logits
+        sizes = (self.input_size, self.original_size)
+        if return_logits:
+            return self.model.postprocess_masks(logits, *sizes), iou, logits
+        return masks_of(self.model, logits, *sizes), iou, logits
 
     @torch.no_grad()
     def predict_low_res(
@@ -124,30 +142,41 @@ class SamPredictor(BasePredictor):
         self._require_image()
         points = None if point_coords is None else (point_coords, point_labels)
         sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
+        if mask_input is None and self._prepares:
+            prepared = self._prepared(dense)
+            return self.model.mask_decoder.predict(prepared, sparse, multimask_output)
+        return self.model.mask_decoder(
+            image_embeddings=self.features,
+            image_pe=self.model.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+        )
+
+    @property
+    def _prepares(self) -> bool:
+        """Whether the decoder is one that prepares an image once for many prompts."""
         decoder = self.model.mask_decoder
-        if mask_input is None and isinstance(decoder, MaskDecoder):
-            return decoder.predict(self._prepared(dense), sparse, multimask_output)
-        positions = self.model.prompt_encoder.get_dense_pe()
-        return decoder(self.features, positions, sparse, dense, multimask_output)
+        return isinstance(decoder, MaskDecoder) and decoder.is_as_built()
 
     def _prepared(self, dense: Tensor) -> PreparedImage:
         """The embedding as prompts without a mask input meet it; made once an image."""
-        known = self._known
-        if (
-            known is None
-            or known.features is not self.features
-            or known.state != self._state(known.weights)
-        ):
+        tensors = [self.features]
+        for part in (self.model.mask_decoder, self.model.prompt_encoder):
+            for module in part.modules():
+                kept = (*module._parameters.values(), *module._buffers.values())
+                tensors += [tensor for tensor in kept if tensor is not None]
+        state = self._state(tensors)
+        if self._known is None or self._known.state != state:
             positions = self.model.prompt_encoder.get_dense_pe()
             prepared = self.model.mask_decoder.prepare(self.features, positions, dense)
-            modules = (self.model.mask_decoder, self.model.prompt_encoder)
-            weights = [x for module in modules for x in module.parameters()]
-            known = self._known = _Known(self.features, weights, self._state(weights), prepared)
-        return known.prepared
+            # They are held, so that no others can come to lie where they are.
+            self._known = _Known(tensors, state, prepared)
+        return self._known.prepared
 
-    def _state(self, weights: Sequence[Tensor]) -> list[Any]:
-        """Differs once the weights that an image was prepared with do, or how they are used."""
-        versions = [(x.data_ptr(), None if x.is_inference() else x._version) for x in weights]
+    def _state(self, tensors: Sequence[Tensor]) -> list[Any]:
+        """Differs once what an image was prepared from does, or how it is used."""
+        versions = [(x.data_ptr(), None if x.is_inference() else x._version) for x in tensors]
         return [*versions, torch.is_autocast_enabled(self.device.type)]
 
     def reset_image(self) -> None:
@@ -162,8 +191,8 @@ class SamPredictor(BasePredictor):
         scaled = self.transform.apply_coords(points, self.original_size)
         coords = torch.as_tensor(scaled, dtype=torch.float, device=self.device)[:, None]
         labels = torch.ones(coords.shape[:2], dtype=torch.int, device=self.device)
-        if not isinstance(self.model.mask_decoder, MaskDecoder):  # somebody's own
-            logits, iou = self.predict_low_res(coords, labels)
+        if not (self._prepares and is_own(self, "predict_torch")):
+            _, iou, logits = self.predict_torch(coords, labels)
             passing = (iou > least_iou).cpu().numpy()
             logits, iou = logits.cpu().numpy()[passing], iou.cpu().numpy()[passing]
             return logits, iou, passing.nonzero()[0]
@@ -183,7 +212,7 @@ class SamPredictor(BasePredictor):
     @torch.no_grad()
     def encode_scaled(self, images: Sequence[np.ndarray]) -> Sequence[Tensor]:
         pixels = [torch.as_tensor(image, device=self.device).permute(2, 0, 1) for image in images]
-        padded = torch.stack([self.model.preprocess(image) for image in pixels])
+        padded = torch.cat([self.model.preprocess(image[None]) for image in pixels])
         return self.model.image_encoder(padded).split(1)
 
     def _predict(self, *prompt: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

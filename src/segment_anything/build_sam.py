@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from expedit_sam.hourglass import PRESETS
 from expedit_sam.hourglass.published import in_published_names
-from expedit_sam.model.architectures import ARCHITECTURES, new_sam
-from expedit_sam.weights.read import read_sam
+from expedit_sam.model.architectures import ARCHITECTURES, Architecture, new_sam
+from expedit_sam.weights.read import read_sam, read_weights
 from segment_anything.modeling import (
     HourglassImageEncoderViT,
     ImageEncoderViT,
@@ -79,6 +80,21 @@ __all__ = [
     "build_sam_vit_l",
     "sam_model_registry",
 ]
+
+
+def _build_sam(
+    encoder_embed_dim: int,
+    encoder_depth: int,
+    encoder_num_heads: int,
+    encoder_global_attn_indexes: Sequence[int],
+    checkpoint: Checkpoint = None,
+) -> Sam:
+    """A network of another width or depth, as the original's builders make theirs."""
+    indexes = tuple(encoder_global_attn_indexes)
+    sam = new_sam(Architecture(encoder_embed_dim, encoder_depth, encoder_num_heads, indexes))
+    if checkpoint is not None:
+        sam.load_state_dict(read_weights(checkpoint))
+    return sam
 
 
 def _build(

@@ -167,3 +167,15 @@ def test_wrong_checkpoint_is_one_line(small_models: None, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError) as caught:
         segment_anything.build_sam(checkpoint=str(tmp_path / "missing.pth"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_of_another_width(original: ModuleType, tmp_path: Path) -> None:
+    """The private builder, which many import."""
+    from segment_anything.build_sam import _build_sam
+
+    theirs = original.build_sam.__globals__["_build_sam"](16, 2, 2, [1])
+    torch.save(theirs.state_dict(), tmp_path / "own.pth")
+    ours = _build_sam(16, 2, 2, [1], tmp_path / "own.pth")
+    assert not ours.training
+    for name, weight in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], weight)

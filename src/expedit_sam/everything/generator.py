@@ -65,6 +65,8 @@ class SamAutomaticMaskGenerator:
         InputError: an argument is missing or unknown; the message says which.
     """
 
+    skip_covered = 0.0  # of subclasses that do not call __init__
+
     def __init__(
         self,
         model: Any,
@@ -147,7 +149,8 @@ class SamAutomaticMaskGenerator:
             InputError: the array is no such image.
         """
         check_image(image)
-        data = self._generate_masks(image, on_progress or (lambda done, total: None))
+        told = () if on_progress is None else (on_progress,)
+        data = self._generate_masks(image, *told)
         if self.min_mask_region_area > 0:
             data = self.postprocess_small_regions(
                 data,
@@ -174,7 +177,9 @@ class SamAutomaticMaskGenerator:
             "crop_box": box_xyxy_to_xywh(data["crop_boxes"][index]).tolist(),
         }
 
-    def _generate_masks(self, image: np.ndarray, on_progress: Progress) -> MaskData:
+    def _generate_masks(
+        self, image: np.ndarray, on_progress: Progress = lambda done, total: None
+    ) -> MaskData:
         crop_boxes, layers = generate_crop_boxes(
             image.shape[:2], self.crop_n_layers, self.crop_overlap_ratio
         )

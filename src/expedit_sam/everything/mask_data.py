@@ -14,7 +14,7 @@ class MaskData:
     """Columns (lists, arrays or tensors) of one length, filtered and concatenated together."""
 
     def __init__(self, **kwargs: Any) -> None:
-        self._columns: dict[str, Any] = {}
+        self._stats: dict[str, Any] = {}
         for name, column in kwargs.items():
             self[name] = column
 
@@ -23,40 +23,40 @@ class MaskData:
             raise TypeError(
                 f"column {key} is a {type(item).__name__}; give a list, array or tensor"
             )
-        self._columns[key] = item
+        self._stats[key] = item
 
     def __delitem__(self, key: str) -> None:
-        del self._columns[key]
+        del self._stats[key]
 
     def __getitem__(self, key: str) -> Any:
-        return self._columns[key]
+        return self._stats[key]
 
     def items(self) -> ItemsView[str, Any]:
         """Names and columns."""
-        return self._columns.items()
+        return self._stats.items()
 
     def filter(self, keep: Any) -> None:
         """Keep the rows that ``keep`` names: a boolean for each, or the indices in their order."""
-        rows = np.asarray(to_device(keep, "cpu"))
+        rows = np.asarray(keep if isinstance(keep, list) else to_device(keep, "cpu"))
         if rows.dtype == bool:
             rows = rows.nonzero()[0]
-        for name, column in self._columns.items():
+        for name, column in self._stats.items():
             is_list = isinstance(column, list)
-            self._columns[name] = [column[i] for i in rows] if is_list else column[rows]
+            self._stats[name] = [column[i] for i in rows] if is_list else column[rows]
 
     def cat(self, new_stats: MaskData) -> None:
         """Append the rows of another."""
         for name, column in new_stats.items():
-            own = self._columns.get(name)
+            own = self._stats.get(name)
             if own is None:
-                self._columns[name] = deepcopy(column)
+                self._stats[name] = deepcopy(column)
             elif isinstance(column, list):
-                self._columns[name] = own + deepcopy(column)
+                self._stats[name] = own + deepcopy(column)
             else:
-                self._columns[name] = array_namespace(own, column).concat([own, column])
+                self._stats[name] = array_namespace(own, column).concat([own, column])
 
     def to_numpy(self) -> None:
         """Turn tensors into arrays."""
-        for name, column in self._columns.items():
+        for name, column in self._stats.items():
             if is_torch_array(column):
-                self._columns[name] = column.detach().cpu().numpy()
+                self._stats[name] = column.detach().cpu().numpy()

@@ -38,13 +38,15 @@ class EncoderGraph(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """1x3ximg_sizeximg_size normalised pixels to a 1xCxhxw image embedding, both float32."""
         encoder = self.encoder
-        return encode(encoder, x.to(self.dtype), encoder.hourglass, Steps(_run_block)).float()
+        steps = Steps(_run_block, _run_block)
+        return encode(encoder, x.to(self.dtype), encoder.hourglass, steps).float()
 
 
 def _run_block(
-    block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
+    block: Any, x: Tensor, window_size: int | None = None, traits: ClusterTraits | None = None
 ) -> Tensor:
     """``run_block`` of the image encoder on 1xHxWxC tokens or clusters."""
+    window_size = block.window_size if window_size is None else window_size
     x = attend_block(block, x, window_size, traits, _attend)
     return x + block.mlp(block.norm2(x))
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expedit_sam.hourglass.contraction import ClusterTraits
-from expedit_sam.model.layers import TokenLinear
+from expedit_sam.model.layers import call_linear
+from expedit_sam.model.untouched import is_untouched
 from expedit_sam.products import add_row_products, linear, row_products
 
 # Scores that are worked on at a time: for each CPU thread (2 MB, a core's own cache), by a GPU.
@@ -45,8 +46,9 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = TokenLinear(dim, dim * 3, bias=qkv_bias)
-        self.proj = TokenLinear(dim, dim)
+        self.scale = (dim // num_heads) ** -0.5
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
         self.use_rel_pos = use_rel_pos
         if use_rel_pos:
             if input_size is None:
@@ -75,8 +77,8 @@ def attend_grid(
         window_size: side of the windows in tokens; 0 attends over the whole grid.
         traits: where x are clusters. Their log sizes are added to every score of that key, their
             values brought nearer to that of ``origin``. Padded positions count as average.
-        origin: C, what layer norm makes of a token without deviation: its bias. Needed where
-            traits have value scales.
+        origin: C, what layer norm makes of a token without deviation. Needed where traits have
+            value scales.
         attend: from sequences to sequences, as ``attend_sequences``, which it is by default.
 
     Returns:
@@ -86,7 +88,7 @@ def attend_grid(
     window = (window_size, window_size) if window_size > 0 else (height, width)
     heads = attention.num_heads
     # A padded position holds a zero token, so its query, key and value are the bias alone.
-    qkv = _pad_to_windows(attention.qkv(x), window, _of_zero(attention.qkv, x))
+    qkv = _pad_to_windows(call_linear(attention.qkv, x), window, _of_zero(attention.qkv, x))
     padded_size = (int(qkv.shape[1]), int(qkv.shape[2]))
     q, k, v = _sequences(qkv, window, heads)
     key_bias = None
@@ -99,12 +101,12 @@ def attend_grid(
         v = torch.lerp(centre.repeat(len(v) // heads, 1, 1), v, scales)
     tables = (attention.rel_pos_h, attention.rel_pos_w) if attention.use_rel_pos else None
     out = (attend or attend_sequences)(q, k, v, tables, window, key_bias)
-    return attention.proj(_grid(out, window, heads, padded_size)[:, :height, :width])
+    return call_linear(attention.proj, _grid(out, window, heads, padded_size)[:, :height, :width])
 
 
 def _of_zero(qkv: nn.Module, x: Tensor) -> Tensor | None:
     """What a projection makes of a token of zeros: its bias, or more if it is no linear layer."""
-    if isinstance(qkv, nn.Linear):
+    if isinstance(qkv, nn.Linear) and is_untouched(qkv):
         return qkv.bias
     return qkv(x.new_zeros(1, 1, 1, x.shape[-1])).flatten()
 

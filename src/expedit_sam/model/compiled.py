@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from expedit_sam.hourglass.contraction import ClusterTraits, Contraction, contract
 from expedit_sam.model.attention import relative_positions
-from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, attend_block, encode
+from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, attend_block
 
 
 def compile_encoder(encoder: ImageEncoderViT) -> None:
@@ -20,18 +20,23 @@ def compile_encoder(encoder: ImageEncoderViT) -> None:
     Blocks of one kind share what is compiled for the first of them. Every speed setting and number
     of images is compiled when it first runs, which takes some ten seconds; worth it for many images
     on a GPU. Results differ from the plain ones by rounding.
+
+    Raises:
+        InputError: a block's forward pass is not ours.
     """
+    encoder.require_own_blocks(0)
     # Each setting, number of images and kind of block counts as one.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
     compiled = partial(torch.compile, fullgraph=True, dynamic=False)
-    steps = Steps(compiled(_run_block), compiled(contract), compiled(Contraction.expand))
-    encoder.encode = partial(encode, steps=steps)
+    run = compiled(_run_block)
+    encoder.steps = Steps(run, run, compiled(contract), compiled(Contraction.expand))
 
 
 def _run_block(
-    block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
+    block: Any, x: Tensor, window_size: int | None = None, traits: ClusterTraits | None = None
 ) -> Tensor:
     """``run_block`` of the image encoder in one piece."""
+    window_size = block.window_size if window_size is None else window_size
     x = attend_block(block, x, window_size, traits, attend_fused)
     return x + block.mlp(block.norm2(x))
 

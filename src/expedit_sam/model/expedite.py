@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import Hourglass, resolve
 from expedit_sam.model import transformers_sam
-from expedit_sam.model.image_encoder import ImageEncoderViT, encode
+from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, encode, run_block
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -63,7 +63,7 @@ def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Mode
 
 
 def _forward(encoder: Any, x: Tensor) -> Tensor:
-    return encode(encoder, x, encoder.hourglass)
+    return encode(encoder, x, encoder.hourglass, Steps(run_block))
 
 
 def _method(encoder: Any) -> str:

@@ -9,10 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from expedit_sam.errors import InputError
 from expedit_sam.hourglass.contraction import ClusterTraits, Contraction, contract
 from expedit_sam.hourglass.settings import Hourglass
-from expedit_sam.model.attention import Attention, attend_grid
+from expedit_sam.model.attention import (
+    Attention,
+    attend_grid,
+    merge_windows,
+    partition_windows,
+)
 from expedit_sam.model.layers import LayerNorm2d, MLPBlock
+from expedit_sam.model.untouched import are_untouched, is_own
 
 # Cells that a network without windows is clustered in: SAM's window.
 DEFAULT_WINDOW = 14
@@ -42,9 +49,8 @@ class ImageEncoderViT(nn.Module):
             at any time.
     """
 
-    hourglass: Hourglass | None
-    # (encoder, pixels, hourglass) to an image embedding.
-    encode: Callable[[Any, Tensor, Hourglass | None], Tensor]
+    hourglass: Hourglass | None = None
+    steps: Steps | None = None  # another way to compute
 
     def __init__(
         self,
@@ -71,7 +77,6 @@ class ImageEncoderViT(nn.Module):
             raise ValueError(f"img_size {img_size} is no multiple of patch_size {patch_size}")
         self.img_size = img_size
         self.hourglass = hourglass
-        self.encode = encode
         side = img_size // patch_size
         self.patch_embed = PatchEmbed(
             (patch_size, patch_size),
@@ -108,9 +113,28 @@ class ImageEncoderViT(nn.Module):
         """Encode Bx3ximg_sizeximg_size normalised pixels to a BxCxhxw image embedding.
 
         Works in the precision of its weights; the embedding has that of the pixels.
+
+        Raises:
+            InputError: pixels are not normalised, or the hourglass begins before a block whose
+                forward pass is not ours.
         """
-        weight = self.patch_embed.proj.weight
-        return self.encode(self, x.to(weight.dtype), self.hourglass).to(x.dtype)
+        if not x.is_floating_point():
+            raise InputError(f"pixels are {x.dtype}: normalise them first, as Sam.preprocess does")
+        if self.hourglass is not None:
+            self.require_own_blocks(self.hourglass.block(len(self.blocks)))
+        types = (weight.dtype for weight in self.parameters() if weight.is_floating_point())
+        pixels = x.to(next(types, x.dtype))
+        return encode(self, pixels, self.hourglass, self.steps).to(x.dtype)
+
+    def require_own_blocks(self, first: int) -> None:
+        """Raise ``InputError`` if somebody changed the forward pass of this block or a later."""
+        for number, block in enumerate(self.blocks):
+            own = isinstance(block, Block) and is_own(block, "forward")
+            if number >= first and not (own and is_own(block.attn, "forward")):
+                raise InputError(
+                    f"block {number} has a forward pass of its own, which takes no clusters and is "
+                    "not compiled: set the hourglass to None, or its location behind the block"
+                )
 
 
 class Block(nn.Module):
@@ -144,7 +168,7 @@ class Block(nn.Module):
         self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        return run_block(self, x, self.window_size)
+        return run_block(self, x)
 
 
 class PatchEmbed(nn.Module):
@@ -185,7 +209,7 @@ def encode(
     steps = steps or Steps()
     depth = len(encoder.blocks)
     location = depth if hourglass is None else hourglass.block(depth)
-    tokens = first_tokens(encoder, pixels, location, steps.run)
+    tokens = first_tokens(encoder, pixels, location, steps.on_tokens)
     if hourglass is not None and location < depth:
         window = clustering_window(encoder.blocks)
         contraction = steps.contract(tokens, hourglass, window)
@@ -193,7 +217,7 @@ def encode(
         smaller_window = hourglass.cluster_side(window)
         for block in encoder.blocks[location:]:
             side = smaller_window if block.window_size > 0 else 0
-            clusters = steps.run(block, clusters, side, contraction.traits)
+            clusters = steps.on_clusters(block, clusters, side, contraction.traits)
         projection, rest = _split_neck(encoder.neck)
         tokens = steps.expand(contraction, clusters, projection)
         return rest(tokens.permute(0, 3, 1, 2))
@@ -216,28 +240,49 @@ def first_tokens(
     if encoder.pos_embed is not None:
         tokens = tokens + encoder.pos_embed
     for block in encoder.blocks[:number]:
-        tokens = (run or run_block)(block, tokens, block.window_size)
+        tokens = block(tokens) if run is None else run(block, tokens)
     return tokens
 
 
 def clustering_window(blocks: Iterable[Any]) -> int:
     """Side in tokens of the windows that the hourglass clusters a network's tokens in."""
-    return max(block.window_size for block in blocks) or DEFAULT_WINDOW
+    return max(getattr(block, "window_size", 0) for block in blocks) or DEFAULT_WINDOW
 
 
 def run_block(
-    block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
+    block: Any, x: Tensor, window_size: int | None = None, traits: ClusterTraits | None = None
 ) -> Tensor:
-    """One transformer block on BxHxWxC tokens or clusters (see ``attend_grid``)."""
+    """One transformer block on BxHxWxC tokens or clusters (see ``attend_grid``).
+
+    Arguments:
+        window_size: None is the block's own.
+    """
+    window_size = block.window_size if window_size is None else window_size
+    changed = isinstance(block, Block) and not all(map(are_untouched, block.children()))
+    if changed and traits is None:
+        return _call_parts(block, x, window_size)
     # Windows do not see each other, nor do tokens in the feed-forward layers: a CPU takes a band
     # of rows at a time, so that what is computed in between stays in its cache.
-    band = x.shape[1] if x.device.type != "cpu" else _band(x.shape[2], window_size)
+    whole = changed or x.device.type != "cpu" or torch.jit.is_tracing()
+    band = x.shape[1] if whole else _band(x.shape[2], window_size)
     if window_size > 0:
         rows = zip(x.split(band, dim=1), (traits or ClusterTraits()).split(band), strict=False)
         attended = [attend_block(block, tokens, window_size, some) for tokens, some in rows]
     else:
         attended = list(attend_block(block, x, 0, traits).split(band, dim=1))
     return torch.cat([tokens + block.mlp(block.norm2(tokens)) for tokens in attended], dim=1)
+
+
+def _call_parts(block: Any, x: Tensor, window_size: int) -> Tensor:
+    """A block on tokens, whatever its parts are by now: they see what the original's would."""
+    attended = block.norm1(x)
+    if window_size > 0:
+        windows = block.attn(partition_windows(attended, window_size))
+        attended = merge_windows(windows, window_size, (x.shape[1], x.shape[2]))
+    else:
+        attended = block.attn(attended)
+    x = x + attended
+    return x + block.mlp(block.norm2(x))
 
 
 def _band(width: int, window_size: int) -> int:
@@ -254,8 +299,9 @@ def attend_block(
     how: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """The first half of a transformer block (see ``attend_grid``)."""
-    norm = block.norm1
-    return x + attend_grid(block.attn, norm(x), window_size, traits, norm.bias, how)
+    # What layer norm makes of a token without deviation.
+    origin = None if traits is None else block.norm1(x.new_zeros(x.shape[-1]))
+    return x + attend_grid(block.attn, block.norm1(x), window_size, traits, origin, how)
 
 
 @dataclass(frozen=True)
@@ -263,11 +309,13 @@ class Steps:
     """What ``encode`` is made of.
 
     Attributes:
-        run: a block on tokens or clusters (see ``run_block``).
+        on_tokens: a block on all tokens; None calls it.
+        on_clusters: a block on clusters (see ``run_block``).
         contract: tokens to clusters.
         expand: a contraction's way back.
     """
 
-    run: Callable[..., Tensor] = run_block
+    on_tokens: Callable[..., Tensor] | None = None
+    on_clusters: Callable[..., Tensor] = run_block
     contract: Callable[..., Contraction] = contract
     expand: Callable[..., Tensor] = Contraction.expand

@@ -6,7 +6,6 @@ side is: ``q . (W x)`` is computed as ``(W^T q) . x``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -85,26 +84,14 @@ class OwnTokens:
 class CalledTokens(OwnTokens):
     """``OwnTokens`` whose projections are called instead of their weights being read.
 
-    The way for projections that do more, such as low-rank adapters.
+    The way for attentions that do more, such as low-rank adapters.
     """
-
-    def of(self, prompts: slice) -> CalledTokens:
-        return CalledTokens(*vars(super().of(prompts)).values())
 
     def read(self, attention: Attention, tokens: Tensor) -> Tensor:
         values = self.values.expand(len(tokens), -1, -1)
-        return attention(tokens, values + self.positions, values)
+        return attention(q=tokens, k=values + self.positions, v=values)
 
     def write(self, attention: Attention, norm: nn.LayerNorm, k: Tensor, v: Tensor) -> CalledTokens:
         values = self.values.expand(len(k), -1, -1)
-        return replace(self, values=norm(values + attention(values + self.positions, k, v)))
-
-
-def own_tokens(attentions: Iterable[Attention], values: Tensor, positions: Tensor) -> OwnTokens:
-    """Image tokens of each prompt, as these attentions can meet them."""
-    linear_layers = all(
-        type(projection) is nn.Linear
-        for attention in attentions
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj)
-    )
-    return (OwnTokens if linear_layers else CalledTokens)(values, positions)
+        added = attention(q=values + self.positions, k=k, v=v)
+        return replace(self, values=norm(values + added))

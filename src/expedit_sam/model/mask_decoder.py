@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expedit_sam.model.image_tokens import ImageTokens, OwnTokens, own_tokens
+from expedit_sam.model import called_decoder
+from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
 from expedit_sam.model.layers import MLP, LayerNorm2d, LogitFilter
 from expedit_sam.model.shared_image import SharedImage, SharedTokens
 from expedit_sam.products import activated_linear, row_products
@@ -27,11 +28,13 @@ class PreparedImage:
 
     Attributes:
         tokens: its tokens.
-        grid: (h, w) of them.
+        number: of images.
+        grid: (h, w) of tokens.
         upscaling: weights and biases of the linear layers that the transposed convolutions are.
     """
 
     tokens: OwnTokens | SharedTokens
+    number: int
     grid: tuple[int, int]
     upscaling: list[tuple[Tensor, Tensor]]
 
@@ -83,6 +86,11 @@ class MaskDecoder(nn.Module):
         )
         self.logit_filter = LogitFilter(filter_size) if filter_size else None
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if not hasattr(self, "logit_filter"):  # pickled by the original
+            self.logit_filter = None
+
     def forward(
         self,
         image_embeddings: Tensor,
@@ -103,13 +111,18 @@ class MaskDecoder(nn.Module):
         Returns:
             BxMx4hx4w low-res logits and BxM predicted IoU, M = 3 or 1.
         """
-        shared = len(sparse_prompt_embeddings) > 1
-        image = self.prepare(image_embeddings, image_pe, dense_prompt_embeddings, shared)
-        if not torch.is_grad_enabled():
-            return self.predict(image, sparse_prompt_embeddings, multimask_output)
-        # All heads take part where gradients are wanted, which distributed training counts on.
-        masks, iou = self._predict(image, sparse_prompt_embeddings, range(self.num_mask_tokens))
         chosen = self._chosen(multimask_output)
+        # All heads take part where gradients are wanted, which distributed training counts on.
+        if not torch.is_grad_enabled() and self.is_as_built():
+            shared = len(sparse_prompt_embeddings) > 1
+            image = self.prepare(image_embeddings, image_pe, dense_prompt_embeddings, shared)
+            return self._predict(image, sparse_prompt_embeddings, chosen)
+        masks, iou = self.predict_masks(
+            image_embeddings=image_embeddings,
+            image_pe=image_pe,
+            sparse_prompt_embeddings=sparse_prompt_embeddings,
+            dense_prompt_embeddings=dense_prompt_embeddings,
+        )
         some = slice(chosen.start, chosen.stop)
         return masks[:, some], iou[:, some]
 
@@ -121,9 +134,15 @@ class MaskDecoder(nn.Module):
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """All four masks of each prompt: Bx4x4hx4w low-res logits and Bx4 predicted IoU."""
-        shared = len(sparse_prompt_embeddings) > 1
-        image = self.prepare(image_embeddings, image_pe, dense_prompt_embeddings, shared)
-        return self._predict(image, sparse_prompt_embeddings, range(self.num_mask_tokens))
+        sparse, dense = sparse_prompt_embeddings, dense_prompt_embeddings
+        if not self.is_as_built():
+            return called_decoder.predict_masks(self, image_embeddings, image_pe, sparse, dense)
+        image = self.prepare(image_embeddings, image_pe, dense, shared=len(sparse) > 1)
+        return self._predict(image, sparse, range(self.num_mask_tokens))
+
+    def is_as_built(self) -> bool:
+        """Whether no part was changed, so that ``prepare`` may be used."""
+        return called_decoder.is_as_built(self)
 
     def prepare(
         self, image_embeddings: Tensor, image_pe: Tensor, dense: Tensor, shared: bool = True
@@ -145,15 +164,12 @@ class MaskDecoder(nn.Module):
         # Sums of squares need float32; what autograd needs is not kept.
         exact = image.dtype == torch.float32 and not torch.is_autocast_enabled(image.device.type)
         transformer: Any = self.transformer
-        tokens: OwnTokens | SharedTokens = own_tokens(
-            transformer.image_attentions, image, positions
-        )
-        exact = exact and type(tokens) is OwnTokens
+        tokens: OwnTokens | SharedTokens = OwnTokens(image, positions)
         if shared and exact and len(image) == len(positions) == 1 and not torch.is_grad_enabled():
             outward, _ = upscaling[0]
             tokens = SharedImage(transformer, image, positions, outward).tokens()
         height, width = image_embeddings.shape[-2:]
-        return PreparedImage(tokens, (height, width), upscaling)
+        return PreparedImage(tokens, len(image), (height, width), upscaling)
 
     def predict(
         self, image: PreparedImage, sparse: Tensor, multimask_output: bool
@@ -237,8 +253,10 @@ class MaskDecoder(nn.Module):
 
         They are few on a CPU, which would gain nothing from more but need the memory.
         """
-        own_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens = torch.cat([own_tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
+        if len(sparse) == 1:  # one prompt for all images
+            sparse = sparse.expand(image.number, -1, -1)
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
         size = _PROMPTS_PER_STEP if sparse.device.type == "cpu" else len(sparse)
         wanted = [0, *(1 + number for number in chosen)]
         heads: Any = self.output_hypernetworks_mlps

@@ -82,12 +82,18 @@ class PromptEncoder(nn.Module):
         if boxes is not None:
             sparse.append(self._embed_boxes(boxes))
         if masks is not None:
-            dense = self.mask_downscaling(masks)
+            dense = self._embed_masks(masks)
         else:
             dense = self.no_mask_embed.weight.view(1, -1, 1, 1).expand(
                 batch, -1, *self.image_embedding_size
             )
         return torch.cat(sparse, dim=1), dense
+
+    def _embed_masks(self, masks: Tensor) -> Tensor:
+        return self.mask_downscaling(masks)
+
+    def _get_device(self) -> torch.device:
+        return self.no_mask_embed.weight.device
 
     def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
         points = points + 0.5  # to the centre of the pixel

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from expedit_sam.model.image_encoder import ImageEncoderViT
 from expedit_sam.model.mask_decoder import MaskDecoder
 from expedit_sam.model.prompt_encoder import PromptEncoder
+from expedit_sam.model.untouched import is_own
 from expedit_sam.transforms import upscale_logits, upscale_masks
 
 
@@ -88,7 +89,7 @@ class Sam(nn.Module):
             multimask_output=multimask_output,
         )
         return {
-            "masks": self.masks_of(logits, record["image"].shape[-2:], record["original_size"]),
+            "masks": masks_of(self, logits, record["image"].shape[-2:], record["original_size"]),
             "iou_predictions": iou,
             "low_res_logits": logits,
         }
@@ -114,7 +115,8 @@ class Sam(nn.Module):
             BxMxHxW logits.
         """
         side = self.image_encoder.img_size
-        if masks.device.type == "cpu" and not (torch.is_grad_enabled() and masks.requires_grad):
+        learns = torch.is_grad_enabled() and masks.requires_grad
+        if masks.device.type == "cpu" and not (learns or torch.jit.is_tracing()):
             # OpenCV's scaling is three times as fast as PyTorch's.
             upscaled = upscale_logits(
                 masks.detach().float().numpy(), side, input_size, original_size
@@ -124,13 +126,14 @@ class Sam(nn.Module):
         inside = square[..., : input_size[0], : input_size[1]]
         return F.interpolate(inside, tuple(original_size), mode="bilinear", align_corners=False)
 
-    def masks_of(
-        self, logits: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]
-    ) -> Tensor:
-        """``postprocess_masks``, above the threshold: BxMxHxW booleans."""
-        if logits.device.type != "cpu":
-            return self.postprocess_masks(logits, input_size, original_size) > self.mask_threshold
-        low_res, side = logits.detach().float().numpy(), self.image_encoder.img_size
-        return torch.from_numpy(
-            upscale_masks(low_res, side, input_size, original_size, self.mask_threshold)
-        )
+
+def masks_of(
+    sam: Any, logits: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]
+) -> Tensor:
+    """``sam.postprocess_masks``, above its threshold: BxMxHxW booleans."""
+    own = is_own(sam, "postprocess_masks")
+    if not own or logits.device.type != "cpu" or torch.jit.is_tracing():
+        return sam.postprocess_masks(logits, input_size, original_size) > sam.mask_threshold
+    low_res, side = logits.detach().float().numpy(), sam.image_encoder.img_size
+    masks = upscale_masks(low_res, side, input_size, original_size, sam.mask_threshold)
+    return torch.from_numpy(masks)

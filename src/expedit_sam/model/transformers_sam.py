@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedit_sam.errors import InputError
-from expedit_sam.model.image_encoder import encode
+from expedit_sam.model.image_encoder import Steps, encode, run_block
 
 
 def is_encoder(encoder: Any) -> bool:
@@ -32,7 +32,8 @@ def forward(encoder: Any, pixel_values: Tensor | None = None, **options: Any) ->
         wanted = options.get(option)
         if getattr(encoder.config, option, False) if wanted is None else wanted:
             raise InputError(f"an expedited model has no {option}: expedite(model, None) gives it")
-    embedding = encode(_in_sams_names(encoder), pixel_values, encoder.hourglass)
+    steps = Steps(run_block)
+    embedding = encode(_in_sams_names(encoder), pixel_values, encoder.hourglass, steps)
     if options.get("return_dict") is False:
         return (embedding,)
     from transformers.models.sam.modeling_sam import SamVisionEncoderOutput

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expedit_sam.model.image_tokens import ImageTokens, own_tokens
+from expedit_sam.model.image_tokens import CalledTokens, ImageTokens
 from expedit_sam.model.layers import MLPBlock
 
 Tokens = TypeVar("Tokens", bound=ImageTokens)
@@ -70,23 +70,32 @@ class TwoWayTransformer(nn.Module):
         Returns:
             BxTxC prompt tokens and Bx(h*w)xC image tokens.
         """
-        image, positions = (x.flatten(2).transpose(1, 2) for x in (image_embedding, image_pe))
-        own = own_tokens(self.image_attentions, image, positions)
-        tokens, seen = self.attend(own, point_embedding)
-        return tokens, seen.values
+        keys, positions = (x.flatten(2).transpose(1, 2) for x in (image_embedding, image_pe))
+        queries = point_embedding
+        for layer in self.layers:
+            queries, keys = layer(
+                queries=queries, keys=keys, query_pe=point_embedding, key_pe=positions
+            )
+        attended = CalledTokens(keys, positions).read(
+            self.final_attn_token_to_image, queries + point_embedding
+        )
+        return self.norm_final_attn(queries + attended), keys
 
     @property
     def image_attentions(self) -> list[Attention]:
         """Those with the image on one side."""
         layers: Any = self.layers
-        return [a for layer in layers for a in layer.image_attentions] + [
-            self.final_attn_token_to_image
-        ]
+        of_layers = (
+            attention
+            for layer in layers
+            for attention in (layer.cross_attn_token_to_image, layer.cross_attn_image_to_token)
+        )
+        return [*of_layers, self.final_attn_token_to_image]
 
     def attend(
         self, image: Tokens, point_embedding: Tensor, wanted: Sequence[int] | None = None
     ) -> tuple[Tensor, Tokens]:
-        """The transformer on image tokens of any kind.
+        """``forward`` on image tokens of any kind, for layers that are as they were built.
 
         Arguments:
             image: of B prompts.
@@ -134,14 +143,8 @@ class TwoWayAttentionBlock(nn.Module):
         self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
         """BxTxC prompt tokens and Bx(h*w)xC (or 1x(h*w)xC) image tokens, and their positions."""
-        own = own_tokens(self.image_attentions, keys, key_pe)
-        queries, image = self.meet(queries, own, query_pe)
+        queries, image = self.meet(queries, CalledTokens(keys, key_pe), query_pe)
         return queries, image.values
-
-    @property
-    def image_attentions(self) -> list[Attention]:
-        """Those with the image on one side."""
-        return [self.cross_attn_token_to_image, self.cross_attn_image_to_token]
 
     def meet(self, queries: Tensor, image: Tokens, query_pe: Tensor) -> tuple[Tensor, Tokens]:
         """``forward`` on image tokens of any kind."""

@@ -1,0 +1,31 @@
+"""Whether modules are as they were built: only then is reading their weights calling them."""
+
+from __future__ import annotations
+
+from torch import nn
+
+# Where the forward passes are written that are known here.
+_KNOWN = ("expedit_sam.", "torch.nn.modules.")
+
+
+def is_own(thing: object, method: str) -> bool:
+    """Whether a method is the one written here or in PyTorch, not a subclass's or somebody's."""
+    function = getattr(type(thing), method, None)
+    written_in = getattr(function, "__module__", None) or ""
+    return method not in vars(thing) and written_in.startswith(_KNOWN)
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether calling a module is running its own forward pass, and no hooks beside it."""
+    hooks = (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+    return not hooks and is_own(module, "forward")
+
+
+def are_untouched(module: nn.Module) -> bool:
+    """``is_untouched``, of a module and all its parts."""
+    return all(map(is_untouched, module.modules()))
