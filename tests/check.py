@@ -15,7 +15,7 @@ CHECKS = (
     ["ruff", "check", "."],
     ["mypy"],
     # Two processes of one thread each; what a file's tests share, they make once.
-    ["pytest", "--numprocesses=2", "--dist=loadfile"],
+    ["pytest", "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"],
 )
 
 

@@ -23,9 +23,14 @@ from expedit_sam.model.sam import Sam
 from expedit_sam.model.two_way_transformer import TwoWayTransformer
 from tests.original import original  # noqa: F401  (a fixture)
 
-# No test's result may depend on how busy the machine is.
-settings.register_profile("untimed", deadline=None)
+# No test's result may depend on how busy the machine is. The whole check has the same examples
+# each time; pytest alone makes up others.
+settings.register_profile("untimed", deadline=None, derandomize="PYTEST_XDIST_WORKER" in os.environ)
 settings.load_profile("untimed")
+
+# What is printed depends on these, and some machines set them.
+for variable in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+    os.environ.pop(variable, None)
 
 # A script's background jobs ignore Ctrl+C, and so does what they start; some tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -45,6 +50,12 @@ TINY = Architecture(
     decoder_mlp_dim=64,
     iou_head_hidden_dim=32,
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: neither of two processes is left with one at the end."""
+    with_slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in with_slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

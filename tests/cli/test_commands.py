@@ -20,10 +20,10 @@ def program(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["", "masks", "predict", "evaluate", "models", "models list", "models download"],
-)
+COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+
+
+@pytest.mark.parametrize("command", ["", "models", "models list", "models download", *COMMANDS])
 def test_help_fits_a_screen(run: Callable, command: str) -> None:
     result = run(*command.split(), "--help")
     assert result.exit_code == 0

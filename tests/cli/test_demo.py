@@ -13,15 +13,6 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_help_fits_a_screen(run: Callable) -> None:
-    result = run("demo", "--help")
-    assert result.exit_code == 0
-    lines = result.stdout.splitlines()
-    assert len(lines) <= 40
-    assert max(map(len, lines)) <= 80
-    assert "Example" in result.stdout
-
-
 def test_without_gradio(
     run: Callable, only_error: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The whole of vit_b beside an independent implementation with the same weights."""
+"""SAM at its full resolution beside an independent implementation with the same weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expedit_sam.model.architectures import ARCHITECTURES, new_sam
+from expedit_sam.model.architectures import Architecture, new_sam
 from expedit_sam.weights.transformers_format import to_transformers
 from tests.conftest import randomized
 
@@ -17,11 +17,17 @@ BOX = torch.tensor([[150.0, 100.0, 800.0, 900.0]])
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_vit_b_equals_transformers() -> None:
+def test_equals_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    ours = randomized(new_sam(ARCHITECTURES["vit_b"]))
-    theirs = transformers.SamModel(transformers.SamConfig()).eval()
+    ours = randomized(new_sam(Architecture(192, 3, 3, global_attn_indexes=(1,))))
+    vision = {
+        "hidden_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "global_attn_indexes": [1],
+    }
+    theirs = transformers.SamModel(transformers.SamConfig(vision_config=vision)).eval()
     theirs.load_state_dict(to_transformers(ours.state_dict()))
 
     pixels = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))

@@ -39,8 +39,7 @@ def full_weights(model: str, dtype: torch.dtype) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("model", "dtype", "save"),
     [
-        ("vit_h", torch.float32, torch.save),
-        ("vit_b", torch.float16, torch.save),
+        ("vit_l", torch.float32, torch.save),
         ("vit_b", torch.float32, save_file),
         ("vit_b", torch.float16, save_file),
     ],

@@ -46,7 +46,7 @@ def batch(
     crop_n_layers: Annotated[int, typer.Option(min=0, metavar="N", help="")] = 0,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Networks at once, by Ray; 0 is without Ray."),
+        typer.Option(min=0, metavar="N", help="Networks at once, by Ray; 0: no Ray."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Of each, on a CPU; fixed for a job.")
@@ -57,11 +57,9 @@ def batch(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N images.")
     ] = None,
-    shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Do the I-th of N shares of the work.")
-    ] = "1/1",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N shares.")] = "1/1",
     images_per_shard: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Images of a Parquet file.")
+        int, typer.Option(min=1, metavar="N", help="Of a Parquet file.")
     ] = 64,
     coco: Annotated[bool, typer.Option("--coco", help="Write coco.json at the end too.")] = False,
     retry_failed: Annotated[
