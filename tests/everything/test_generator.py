@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from expedit_sam.batch.passes import PassGenerator, Scaler
 from expedit_sam.errors import InputError
 from expedit_sam.everything import SamAutomaticMaskGenerator
+from expedit_sam.everything.mask_data import MaskData
+from expedit_sam.everything.rle import decode_mask, encode_masks
 from expedit_sam.model.sam import Sam
 from tests.conftest import GOLDEN, golden_file, golden_sam
 
@@ -144,3 +147,67 @@ def test_own_points_and_progress(tiny_sam: Sam, photo: np.ndarray) -> None:
 def test_bad_arguments_are_refused(tiny_sam: Sam, arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         SamAutomaticMaskGenerator(tiny_sam, **arguments)
+
+
+class LeftHalf(Scaler):
+    """Answers every point with the left half of the crop, and counts the points of each crop.
+
+    Not to its edges: masks that a crop cuts off are dropped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(256)
+        self.asked: list[int] = []
+
+    def set_images(self, images, image_format="RGB"):
+        for image in super().set_images(images, image_format):
+            self.asked.append(0)
+            yield image
+
+    def ask_each(self, points, least_iou):
+        self.asked[-1] += len(points)
+        logits = np.full((len(points), 64, 64), -8, np.float32)
+        logits[:, 4 : self.input_size[0] // 4 - 4, 5:32] = 8
+        return logits, np.ones(len(points), np.float32), np.arange(len(points))
+
+
+def test_points_in_masks_that_are_small_enough_are_skipped() -> None:
+    asked, image = {}, np.zeros((600, 900, 3), np.uint8)
+    for share in (0.0, 0.3, 0.6):
+        predictor = LeftHalf()
+        settings = {"points_per_side": 4, "crop_n_layers": 1, "skip_covered": share}
+        records = PassGenerator(predictor, **settings).generate(image)
+        assert len(records) == 5  # the left half of the image and of each crop
+        asked[share] = predictor.asked
+    # The first 4 of 16 points, and of the other 12 those in the right half.
+    assert asked == {0.0: [16] * 5, 0.3: [16] * 5, 0.6: [10] * 5}
+
+
+def test_of_small_regions_duplicates_the_untouched_mask_stays() -> None:
+    whole = np.zeros((2, 40, 60), bool)
+    whole[:, 5:30, 10:50] = True
+    whole[0, 12:14, 20:22] = False  # a hole
+    boxes = np.array([[10, 5, 49, 29]] * 2)
+    data = MaskData(rles=encode_masks(whole), boxes=boxes, points=np.array([[1, 2], [3, 4]]))
+    kept = SamAutomaticMaskGenerator.postprocess_small_regions(data, 10, 0.7)
+    assert kept["points"].tolist() == [[3, 4]]
+    alone = MaskData(rles=encode_masks(whole[:1]), boxes=boxes[:1])
+    SamAutomaticMaskGenerator.postprocess_small_regions(alone, 10, 0.7)
+    np.testing.assert_array_equal(decode_mask(alone["rles"][0]), whole[1])
+
+
+def test_small_regions_have_the_higher_of_both_thresholds(
+    tiny_sam: Sam, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = SamAutomaticMaskGenerator(
+        tiny_sam, 2, min_mask_region_area=5, box_nms_thresh=0.3, crop_nms_thresh=0.9, **EVERY_MASK
+    )
+    given: list[float] = []
+
+    def spy(data: MaskData, min_area: int, nms_thresh: float) -> MaskData:
+        given.extend((min_area, nms_thresh))
+        return data
+
+    monkeypatch.setattr(generator, "postprocess_small_regions", spy)
+    generator.generate(photo)
+    assert given == [5, 0.9]
