@@ -264,3 +264,17 @@ def test_labels_may_be_booleans(predictor: SamPredictor) -> None:
     coords = torch.tensor([[[20.0, 20.0]]])
     expected = predictor.predict_torch(coords, torch.ones(1, 1))[2]
     torch.testing.assert_close(predictor.predict_torch(coords, torch.tensor([[True]]))[2], expected)
+
+
+@pytest.mark.parametrize("how", ["network", "autocast"])
+def test_reduced_precision_gives_arrays(tiny_sam: Sam, photo: np.ndarray, how: str) -> None:
+    prompt = {"point_coords": np.array([[20, 20]]), "point_labels": np.array([1])}
+    predictor = SamPredictor(tiny_sam.bfloat16() if how == "network" else tiny_sam)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        predictor.set_image(photo)
+        masks, scores, logits = predictor.predict(**prompt)
+        with_logits = predictor.predict(**prompt, return_logits=True)[0]
+        asked = predictor.ask_each(np.array([[20.0, 20.0]]), -np.inf)
+    assert masks.dtype == bool
+    assert {x.dtype for x in (scores, logits, with_logits, *asked[:2])} == {np.dtype(np.float32)}
+    assert np.isfinite(logits).all()

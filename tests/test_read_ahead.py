@@ -34,3 +34,20 @@ def test_an_exception_comes_where_its_value_would_have() -> None:
     assert next(fetched) == 1
     with pytest.raises(OSError, match="gone"):
         next(fetched)
+
+
+def test_what_nobody_wants_any_more_is_not_fetched() -> None:
+    fetched, go_on = [], threading.Event()
+
+    def values():
+        for number in range(100):
+            fetched.append(number)
+            if number > 0:
+                go_on.wait(10)
+            yield number
+
+    ahead = read_ahead(values(), 8)
+    assert next(ahead) == 0
+    threading.Timer(0.05, go_on.set).start()
+    ahead.close()
+    assert fetched in ([0], [0, 1])

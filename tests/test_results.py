@@ -113,10 +113,13 @@ def test_no_masks_are_a_result(tmp_path: Path) -> None:
     assert names(tmp_path) == ["photo.json", "photo_masks"]
 
 
-def test_scores_that_are_not_numbers_are_null(tmp_path: Path) -> None:
-    record = {"segmentation": np.zeros(SIZE, bool), "stability_score": float("nan")}
+def test_numbers_of_numpy_and_what_is_no_number(tmp_path: Path) -> None:
+    scores = {"predicted_iou": np.float32(0.5), "stability_score": float("nan")}
+    record = {"segmentation": np.zeros(SIZE, bool), "point_coords": np.array([[1, 2]]), **scores}
     write_results(tmp_path, "photo", "photo.jpg", SIZE, [record])
     (annotation,) = json.loads((tmp_path / "photo.json").read_text())["annotations"]
+    assert annotation["predicted_iou"] == 0.5
+    assert annotation["point_coords"] == [[1, 2]]
     assert annotation["stability_score"] is None
 
 
@@ -162,6 +165,12 @@ def test_formats() -> None:
     assert check_formats(["coco", " png"]) == ["coco", "png"]
     with pytest.raises(InputError, match="'gif'"):
         check_formats(["coco", "gif"])
+
+
+def test_an_unknown_format_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'gif'"):
+        write_results(tmp_path / "out", "photo", "photo.jpg", SIZE, boxes(1), ["coco", "gif"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_folder_is_made(tmp_path: Path) -> None:

@@ -51,9 +51,9 @@ def build_sam(
             takes ten seconds or more: for many images on a GPU.
 
     Raises:
-        InputError: no such model, device or precision, or a checkpoint that cannot be had or does
-            not fit.
-        ValueError: the speed setting does not fit the network.
+        InputError: no such model, device, precision or speed setting, or a checkpoint or setting
+            that cannot be had or does not fit.
+        TypeError: the speed setting is neither a setting nor a name.
     """
     if model not in ARCHITECTURES:
         raise InputError(f"no model is called {model!r}: choose one of {', '.join(ARCHITECTURES)}")

@@ -36,6 +36,10 @@ SUFFIXES = frozenset(
 )
 _CONVERT = "convert it to JPEG or PNG"
 
+# Pillow warns of a bomb at 89 megapixels, which cameras reach; at twice that it raises. For good,
+# since images are read in threads, which share the filters.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an image file as a person sees it.
@@ -69,23 +73,18 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 def decode_image(file: BinaryIO, name: str) -> np.ndarray:
     """Like ``read_image``, from an open file, which an error calls by this name."""
-    with warnings.catch_warnings():
-        # Pillow warns of a bomb at 89 megapixels, which cameras reach; at twice that it raises.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(file) as image:
-                return np.array(_to_rgb(_upright(image), image.format))
-        except UnidentifiedImageError:
-            raise InputError(
-                f"{name} is no image that can be read: {_unidentified(file)}"
-            ) from None
-        except Image.DecompressionBombError as error:
-            raise InputError(f"{name} has too many pixels: scale it down ({error})") from error
-        except Exception as error:  # a damaged file can raise anything
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{name} is damaged or of an odd kind ({reason}): get it again, or {_CONVERT}"
-            ) from error
+    try:
+        with Image.open(file) as image:
+            return np.array(_to_rgb(_upright(image), image.format))
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is no image that can be read: {_unidentified(file)}") from None
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} has too many pixels: scale it down ({error})") from error
+    except Exception as error:  # a damaged file can raise anything
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{name} is damaged or of an odd kind ({reason}): get it again, or {_CONVERT}"
+        ) from error
 
 
 def find_images(

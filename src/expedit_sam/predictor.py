@@ -194,8 +194,7 @@ class SamPredictor(BasePredictor):
         if not (self._prepares and is_own(self, "predict_torch")):
             _, iou, logits = self.predict_torch(coords, labels)
             passing = (iou > least_iou).cpu().numpy()
-            logits, iou = logits.cpu().numpy()[passing], iou.cpu().numpy()[passing]
-            return logits, iou, passing.nonzero()[0]
+            return _array(logits)[passing], _array(iou)[passing], passing.nonzero()[0]
         sparse, dense = self.model.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
         seen = seen_logits(
             self.model.prompt_encoder.mask_input_size, self.transform.target_length, self.input_size
@@ -203,7 +202,7 @@ class SamPredictor(BasePredictor):
         logits, iou, numbers = self.model.mask_decoder.predict_confident(
             self._prepared(dense), sparse, least_iou, seen
         )
-        return logits.cpu().numpy(), iou.cpu().numpy(), numbers.cpu().numpy()
+        return _array(logits), _array(iou), numbers.cpu().numpy()
 
     @property
     def images_at_once(self) -> int:
@@ -221,4 +220,10 @@ class SamPredictor(BasePredictor):
             for part in prompt
         ]
         masks, iou, logits = self.predict_torch(*on_device)
-        return masks[0].cpu().numpy(), iou[0].cpu().numpy(), logits[0].cpu().numpy()
+        found = masks[0].cpu().numpy() if masks.dtype == torch.bool else _array(masks[0])
+        return found, _array(iou[0]), _array(logits[0])
+
+
+def _array(x: Tensor) -> np.ndarray:
+    """As float32: NumPy has no bfloat16, and OpenCV does not scale float16."""
+    return x.float().cpu().numpy()

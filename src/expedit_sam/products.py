@@ -68,6 +68,7 @@ def _linear_by_onednn(
     # The operator takes a thousand times as long for a weight with gaps in memory.
     if not (weight.is_contiguous() or weight.T.is_contiguous()):
         weight = weight.contiguous()
+    bias = bias if bias is None else bias.contiguous()
     # The last argument is GELU's approximation: none.
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
 

@@ -21,6 +21,9 @@ def read_ahead(values: Iterable[Value], ahead: int) -> Iterator[Value]:
         waiting: deque[Future[Value]] = deque(
             thread.submit(next, iterator, _END) for _ in range(ahead)
         )
-        while (value := waiting.popleft().result()) is not _END:
-            waiting.append(thread.submit(next, iterator, _END))
-            yield value
+        try:
+            while (value := waiting.popleft().result()) is not _END:
+                waiting.append(thread.submit(next, iterator, _END))
+                yield value
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)  # nobody wants the rest

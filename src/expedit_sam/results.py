@@ -64,8 +64,10 @@ def write_results(
         what was written: files, and the folder of PNGs.
 
     Raises:
-        InputError: something could not be written; then nothing of this image is.
+        InputError: a format is unknown, or something could not be written; then nothing of this
+            image is.
     """
+    formats = check_formats(formats)
     if "coco" in formats:
         _check_replaceable(Path(folder, f"{name}.json"))
     with appearing_together(Path(folder)) as place:
@@ -242,6 +244,8 @@ def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """What json can hold: it has no NaN, the stability score of an empty mask."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -137,6 +137,11 @@ def test_own_points_and_progress(tiny_sam: Sam, photo: np.ndarray) -> None:
     [
         ({"points_per_side": None}, "exactly one of points_per_side and point_grids"),
         ({"point_grids": [np.zeros((1, 2))]}, "exactly one of points_per_side and point_grids"),
+        (
+            {"points_per_side": None, "point_grids": [np.zeros((1, 2))], "crop_n_layers": 1},
+            "for each of 1 layers of crops",
+        ),
+        ({"points_per_side": None, "point_grids": [np.zeros((0, 2))]}, "must hold points"),
         ({"points_per_side": 0}, "points_per_side is 0"),
         ({"points_per_batch": 0}, "points_per_batch is 0"),
         ({"output_mode": "png"}, "'png'; it must be one of binary_mask"),
@@ -211,3 +216,14 @@ def test_small_regions_have_the_higher_of_both_thresholds(
     monkeypatch.setattr(generator, "postprocess_small_regions", spy)
     generator.generate(photo)
     assert given == [5, 0.9]
+
+
+def test_a_run_that_was_stopped_forgets_the_image(tiny_sam: Sam, photo: np.ndarray) -> None:
+    generator = SamAutomaticMaskGenerator(tiny_sam, 2, **EVERY_MASK)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator.generate(photo, stop)
+    assert not generator.predictor.is_image_set

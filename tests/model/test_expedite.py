@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import sys
 from functools import partial
 from types import ModuleType
 
@@ -14,6 +16,7 @@ from expedit_sam.model.architectures import new_sam
 from expedit_sam.model.expedite import expedite
 from expedit_sam.model.sam import Sam
 from tests.conftest import TINY
+from tests.original import original_modules, own_modules
 
 
 class ForeignEncoder(nn.Module):
@@ -121,3 +124,33 @@ def test_exact_attention_for_another_package(tiny_sam: Sam) -> None:
     assert torch.equal(foreign(pixels), expected)
     expedite(foreign, None)
     assert "forward" not in vars(foreign)
+
+
+@torch.no_grad()
+def test_an_expedited_model_of_another_package_is_pickled_whole(original: ModuleType) -> None:
+    with own_modules("segment_anything"):
+        sys.modules["segment_anything"] = original
+        sys.modules["segment_anything.modeling.image_encoder"] = original_modules()[
+            "modeling.image_encoder"
+        ]
+        sys.modules["segment_anything.modeling.common"] = original_modules()["modeling.common"]
+        kind = original.modeling.ImageEncoderViT
+        encoder = kind(64, embed_dim=16, depth=2, num_heads=2, out_chans=8, window_size=3)
+        loaded = pickle.loads(pickle.dumps(expedite(encoder, "fast")))
+        pixels = torch.randn(1, 3, 64, 64)
+        assert torch.equal(loaded(pixels), encoder(pixels))
+        assert loaded.hourglass == PRESETS["fast"]
+
+
+def test_a_setting_that_does_not_fit_is_refused_at_once(tiny_sam: Sam) -> None:
+    for model in (tiny_sam, ForeignEncoder(tiny_sam.image_encoder)):
+        for setting, reason in (
+            (Hourglass(clusters=225), "exceed the 196 tokens"),
+            (Hourglass(location=9), "beyond the last block"),
+        ):
+            with pytest.raises(InputError, match=reason):
+                expedite(model, setting)
+    tiny_sam.image_encoder.hourglass = "balanced"
+    assert tiny_sam.image_encoder.hourglass == PRESETS["balanced"]
+    with pytest.raises(InputError, match="no speed setting is called 'quick'"):
+        tiny_sam.image_encoder.hourglass = "quick"

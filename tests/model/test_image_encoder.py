@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from expedit_sam import build_sam, expedite
 from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.model.image_encoder import ImageEncoderViT
 from expedit_sam.model.sam import Sam
@@ -92,3 +93,23 @@ def test_an_image_does_not_depend_on_its_batch(tiny_sam: Sam, hourglass: Hourgla
 def test_an_image_size_that_the_patch_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="img_size 100 is no multiple of patch_size 16"):
         ImageEncoderViT(img_size=100, patch_size=16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_clustering_keeps_its_precision_under_autocast(dtype: torch.dtype) -> None:
+    sam = build_sam(hourglass="balanced")
+    pixels = torch.randn(1, 3, 784, 784)
+    expected = sam.image_encoder(pixels)
+    with torch.autocast("cpu", dtype):
+        found = sam.image_encoder(pixels)
+    assert (found.float() - expected).norm() < 0.05 * expected.norm()
+
+
+@torch.no_grad()
+def test_exporting_leaves_no_tensors_behind(tiny_sam: Sam) -> None:
+    encoder, pixels = expedite(tiny_sam, "balanced").image_encoder, torch.randn(1, 3, 320, 320)
+    exported = torch.export.export(encoder, (pixels,), strict=False).module()
+    found = encoder(pixels)
+    assert type(found) is torch.Tensor
+    torch.testing.assert_close(exported(pixels), found, rtol=1e-4, atol=1e-4)

@@ -234,3 +234,22 @@ def test_every_head_has_a_gradient(tiny_sam: Sam, multimask_output: bool) -> Non
     with torch.no_grad():
         scale = masks.abs().max()
         torch.testing.assert_close(decoder(*given)[0], masks, rtol=0, atol=1e-4 * scale)
+
+
+@torch.no_grad()
+def test_prompts_of_many_tokens_have_image_tokens_of_their_own(tiny_sam: Sam) -> None:
+    image, positions = torch.randn(1, 32, 20, 20), tiny_sam.prompt_encoder.get_dense_pe()
+    decoder = tiny_sam.mask_decoder
+    prepared = decoder.prepare(image, positions, prompts(tiny_sam, 2)[1])
+    # 2 layers of 4 heads: 3 tokens have 26 rows, 4 have 34 of 32 channels.
+    assert prepared.tokens(3) is prepared.shared
+    assert prepared.tokens(4) is prepared.own
+
+
+@torch.no_grad()
+def test_no_prompts_have_no_masks(tiny_sam: Sam) -> None:
+    image, positions = torch.randn(1, 32, 20, 20), tiny_sam.prompt_encoder.get_dense_pe()
+    sparse, dense = tiny_sam.prompt_encoder(points=None, boxes=torch.zeros(0, 4), masks=None)
+    masks, iou = tiny_sam.mask_decoder(image, positions, sparse, dense, True)
+    assert masks.shape == (0, 3, 80, 80)
+    assert iou.shape == (0, 3)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.model.expedite import expedite
-from expedit_sam.model.image_encoder import ImageEncoderViT
+from expedit_sam.model.image_encoder import Block, ImageEncoderViT, Steps, run_block
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,20 @@ class EncoderCost:
 @torch.no_grad()
 def encoder_cost(encoder: ImageEncoderViT, setting: Hourglass | None) -> EncoderCost:
     """Count what a setting costs, on tensors that have shapes and no values."""
-    came_with = encoder.hourglass
-    tokens = [0] * len(encoder.blocks)
+    came_with = encoder.hourglass, encoder.steps
+    tokens = []
 
-    def count(number: int, x: Tensor) -> None:
-        tokens[number] += x.shape[1] * x.shape[2]  # windowed blocks may come in bands
+    def count(block: Block, x: Tensor, *how: Any) -> Tensor:
+        tokens.append(x.shape[1] * x.shape[2])
+        return run_block(block, x, *how)
 
-    hooks = [
-        block.get_submodule("norm1").register_forward_pre_hook(
-            lambda _, inputs, number=number: count(number, inputs[0])
-        )
-        for number, block in enumerate(encoder.blocks)
-    ]
     try:
         expedite(encoder, setting)
+        encoder.steps = Steps(count, count)  # with hooks, blocks would run in another way
         with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
             _run_on_shapes(encoder)
     finally:
-        expedite(encoder, came_with)
-        for hook in hooks:
-            hook.remove()
+        encoder.hourglass, encoder.steps = came_with
     return EncoderCost(counter.get_total_flops() // 2, tokens)
 
 

@@ -105,11 +105,18 @@ class SamAutomaticMaskGenerator:
             raise InputError(
                 f"output_mode is {output_mode!r}; it must be one of {', '.join(OUTPUT_MODES)}"
             )
-        if points_per_side is not None:
+        if point_grids is not None:
+            if len(point_grids) <= crop_n_layers or not all(map(len, point_grids)):
+                raise InputError(
+                    f"point_grids must hold points for the image and for each of {crop_n_layers} "
+                    "layers of crops"
+                )
+        else:
+            assert points_per_side is not None
             point_grids = build_all_layer_point_grids(
                 points_per_side, crop_n_layers, crop_n_points_downscale_factor
             )
-        self.point_grids = point_grids or []
+        self.point_grids = point_grids
         self.predictor = self._new_predictor(model)
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
@@ -199,10 +206,12 @@ class SamAutomaticMaskGenerator:
 
         data = MaskData()
         parts = (image[y0:y1, x0:x1] for (x0, y0, x1, y1), _ in crops)
-        for _, (crop_box, layer) in zip(self.predictor.set_images(parts), crops, strict=True):
-            found = self._process_crop(crop_box, image.shape[:2], self.point_grids[layer], advance)
-            data.cat(found)
-        self.predictor.reset_image()
+        try:
+            for _, (box, layer) in zip(self.predictor.set_images(parts), crops, strict=True):
+                grid = self.point_grids[layer]
+                data.cat(self._process_crop(box, image.shape[:2], grid, advance))
+        finally:
+            self.predictor.reset_image()
         if len(crops) > 1:
             # Between crops, the mask found in the smaller one is the more detailed.
             x0, y0, x1, y1 = data["crop_boxes"].T

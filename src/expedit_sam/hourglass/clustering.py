@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expedit_sam.kept import kept
 from expedit_sam.products import row_products
 
 
@@ -71,16 +71,14 @@ def cluster_windows(
     return Clusters(by_cluster @ tokens, sizes, by_cluster, belonging)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # kept for calls that want gradients too
+@kept
 def _first_shares(grid: tuple[int, int], clusters: tuple[int, int], device: torch.device) -> Tensor:
     """LxK, how much of a cluster (row order) each token (row order) is before the first round."""
     each = torch.eye(grid[0] * grid[1], device=device).view(-1, 1, *grid)
     return F.adaptive_avg_pool2d(each, clusters).flatten(1)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@kept
 def _outside_neighborhood(
     grid: tuple[int, int], clusters: tuple[int, int], neighborhood: int, device: torch.device
 ) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expedit_sam.hourglass.clustering import cluster_windows
+from expedit_sam.hourglass.clustering import Clusters, cluster_windows
+from expedit_sam.hourglass.parts import Part, assembled, each, parts_of
 from expedit_sam.hourglass.reconstruction import linear_response, reconstruction_weights
 from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.products import linear, row_products
@@ -50,7 +51,7 @@ class Contraction:
 
     clusters: Tensor
     traits: ClusterTraits
-    _parts: list[list[_Part]]
+    _parts: list[list[Part]]
     _back: list[_Back]
 
     def expand(self, refined: Tensor, outward: Tensor | None = None) -> Tensor:
@@ -65,7 +66,7 @@ class Contraction:
         """
         if outward is not None:
             refined = linear(refined, outward)
-        windows = [part.cut_clusters(refined) for part in _each(self._parts)]
+        windows = [part.cut_clusters(refined) for part in each(self._parts)]
         response = None
         if all(back.tokens is not None for back in self._back):
             response = self._response(windows, outward).to(refined.dtype)
@@ -73,11 +74,11 @@ class Contraction:
             back.rebuilt(clusters, response)
             for back, clusters in zip(self._back, windows, strict=True)
         ]
-        return _assembled(self._parts, rebuilt, lambda part: part.window_shape)
+        return assembled(self._parts, rebuilt, lambda part: part.window_shape)
 
     def _response(self, windows: list[Tensor], outward: Tensor | None) -> Tensor:
         """BxOxC, how the blocks have changed differences between neighbours."""
-        before = [part.cut_clusters(self.clusters) for part in _each(self._parts)]
+        before = [part.cut_clusters(self.clusters) for part in each(self._parts)]
         channels, device = self.clusters.shape[-1], self.clusters.device
         start = torch.eye(channels, device=device) if outward is None else outward.float()
         return linear_response(self._differences(before), self._differences(windows), start)
@@ -87,7 +88,7 @@ class Contraction:
         batch = len(self.clusters)
         pieces = [
             _of_images(_from_neighbors(clusters.float(), part.cluster_shape), batch)
-            for part, clusters in zip(_each(self._parts), windows, strict=True)
+            for part, clusters in zip(each(self._parts), windows, strict=True)
         ]
         return torch.cat(pieces, dim=1)
 
@@ -108,41 +109,34 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
     """
     side = hourglass.cluster_side(window)
     features = tokens.float()
-    parts = [
-        [_Part.of(rows, columns, window, side) for columns in _spans(int(tokens.shape[2]), window)]
-        for rows in _spans(int(tokens.shape[1]), window)  # whole numbers in a trace too
-    ]
-    token_variances = _variance(features)[..., None] if hourglass.mean_values else None
-    centred, means = [], []
-    for part in _each(parts):
-        windows = _cut(features, part.rows, part.columns, part.window_shape)
-        means.append(windows.mean(dim=(1, 2), keepdim=True))
-        centred.append(windows.sub_(means[-1]))
-    temperatures = _temperature(centred, hourglass, tokens.shape[0])
+    height, width = map(int, tokens.shape[1:3])  # whole numbers in a trace too
+    parts = parts_of((height, width), window, side)
+    windows = [part.cut_tokens(features) for part in each(parts)]
+    means = [w.mean(dim=(1, 2), keepdim=True) for w in windows]
+    centred = [w.sub_(mean) for w, mean in zip(windows, means, strict=True)]
+    temperatures = _temperature(centred, hourglass, len(tokens))
 
+    token_variances = _variance(features)[..., None] if hourglass.mean_values else None
     clusters, sizes, variances, back = [], [], [], []
-    for i, (part, windows) in enumerate(zip(_each(parts), centred, strict=True)):
+    for part, tokens_of_part, mean in zip(each(parts), centred, means, strict=True):
         temperature = temperatures.repeat_interleave(part.number)[:, None, None]
         found = cluster_windows(
-            windows,
+            tokens_of_part,
             part.cluster_shape,
             iterations=hourglass.iterations,
             temperature=temperature,
             neighborhood=hourglass.neighborhood,
         )
-        flat, weights = windows.flatten(1, 2), found.belonging
-        if (neighbors := hourglass.reconstruction_neighbors) is not None:
-            weights = reconstruction_weights(flat, found.centroids, temperature, neighbors)
-        kept = flat.to(tokens.dtype) if hourglass.keep_detail else None
-        back.append(_Back(weights, found.shares, kept))
-        clusters.append(found.centroids + means[i].flatten(1, 2))
+        clusters.append(found.centroids + mean.flatten(1, 2))
         sizes.append(found.sizes)
+        flat = tokens_of_part.flatten(1, 2)
+        back.append(_way_back(flat, found, temperature, hourglass, tokens.dtype))
         if token_variances is not None:
-            windows = _cut(token_variances, part.rows, part.columns, part.window_shape)
-            variances.append((found.shares @ windows.flatten(1, 2))[..., 0])
+            own = part.cut_tokens(token_variances).flatten(1, 2)
+            variances.append((found.shares @ own)[..., 0])
 
     def grid(pieces: list[Tensor]) -> Tensor:
-        return _assembled(parts, pieces, lambda part: part.cluster_shape)
+        return assembled(parts, pieces, lambda part: part.cluster_shape)
 
     average = (window / side) ** 2
     log_sizes = (grid(sizes) / average).clamp_min(1e-6).log() if hourglass.size_aware else None
@@ -154,6 +148,15 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
         _parts=parts,
         _back=back,
     )
+
+
+def _way_back(
+    tokens: Tensor, found: Clusters, temperature: Tensor, hourglass: Hourglass, dtype: torch.dtype
+) -> _Back:
+    weights = found.belonging
+    if (neighbors := hourglass.reconstruction_neighbors) is not None:
+        weights = reconstruction_weights(tokens, found.centroids, temperature, neighbors)
+    return _Back(weights, found.shares, tokens.to(dtype) if hourglass.keep_detail else None)
 
 
 @dataclass(frozen=True)
@@ -179,72 +182,6 @@ class _Back:
         moved = row_products(images, response).view(*self.tokens.shape[:2], -1)
         # A cluster's own part of what is moved gives way to what the blocks have made of it.
         return (weights @ (refined - self.shares.to(refined.dtype) @ moved)).add_(moved)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Adjacent windows of one shape: a rectangle of the token grid and of the cluster grid."""
-
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-    window_shape: tuple[int, int]
-    cluster_rows: tuple[int, int]
-    cluster_columns: tuple[int, int]
-    cluster_shape: tuple[int, int]
-
-    @property
-    def across(self) -> int:
-        return (self.columns[1] - self.columns[0]) // self.window_shape[1]
-
-    @property
-    def number(self) -> int:
-        return self.across * ((self.rows[1] - self.rows[0]) // self.window_shape[0])
-
-    def cut_clusters(self, grid: Tensor) -> Tensor:
-        """(B*number) x (h*w) x C clusters of the windows, of a BxhxwxC grid."""
-        windows = _cut(grid, self.cluster_rows, self.cluster_columns, self.cluster_shape)
-        return windows.flatten(1, 2)
-
-    @staticmethod
-    def of(rows: tuple[int, int], columns: tuple[int, int], window: int, side: int) -> _Part:
-        spans, shapes, cluster_spans, cluster_shapes = [], [], [], []
-        for start, end in (rows, columns):
-            extent = min(window, end - start)
-            cluster_extent = max(1, round(extent * side / window))
-            first = start // window * side
-            spans.append((start, end))
-            shapes.append(extent)
-            cluster_spans.append((first, first + (end - start) // extent * cluster_extent))
-            cluster_shapes.append(cluster_extent)
-        return _Part(
-            spans[0],
-            spans[1],
-            (shapes[0], shapes[1]),
-            cluster_spans[0],
-            cluster_spans[1],
-            (cluster_shapes[0], cluster_shapes[1]),
-        )
-
-
-def _spans(length: int, window: int) -> list[tuple[int, int]]:
-    """The stretch of whole windows along one axis, and the shorter one left over."""
-    whole = length // window * window
-    return [span for span in ((0, whole), (whole, length)) if span[0] < span[1]]
-
-
-def _each(parts: list[list[_Part]]) -> Iterator[_Part]:
-    return (part for row in parts for part in row)
-
-
-def _assembled(
-    parts: list[list[_Part]], pieces: list[Tensor], shape: Callable[[_Part], tuple[int, int]]
-) -> Tensor:
-    """The grid, BxHxWxC or BxHxW, of what every part's windows hold."""
-    following = iter(pieces)
-    rows = [
-        torch.cat([_join(next(following), part, shape(part)) for part in row], 2) for row in parts
-    ]
-    return torch.cat(rows, dim=1)
 
 
 def _value_scales(clusters: Tensor, variances: Tensor) -> Tensor:
@@ -279,23 +216,3 @@ def _temperature(windows: list[Tensor], hourglass: Hourglass, batch: int) -> Ten
     total = sum(s.reshape(batch, -1).sum(dim=1) for s in squares)
     count = sum(w.shape[0] * w.shape[1] * w.shape[2] for w in windows) // batch
     return hourglass.temperature * count / torch.as_tensor(total).clamp_min(1e-12)
-
-
-def _cut(
-    grid: Tensor, rows: tuple[int, int], columns: tuple[int, int], shape: tuple[int, int]
-) -> Tensor:
-    """(B*number) x shape x C windows of a rectangle of a BxHxWxC grid, copied."""
-    piece = grid[:, rows[0] : rows[1], columns[0] : columns[1]]
-    batch, height, width, channels = piece.shape
-    piece = piece.reshape(
-        batch, height // shape[0], shape[0], width // shape[1], shape[1], channels
-    )
-    piece = piece.transpose(2, 3).clone(memory_format=torch.contiguous_format)
-    return piece.view(-1, shape[0], shape[1], channels)
-
-
-def _join(windows: Tensor, part: _Part, shape: tuple[int, int]) -> Tensor:
-    """The inverse of ``_cut``, from (B*number) x (h*w) x C, or without channels."""
-    down, channels = part.number // part.across, windows.shape[2:]
-    windows = windows.view(-1, down, part.across, shape[0], shape[1], *channels)
-    return windows.transpose(2, 3).reshape(-1, down * shape[0], part.across * shape[1], *channels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expedit_sam.hourglass.contraction import ClusterTraits, Contraction, contract
+from expedit_sam.kept import kept
 from expedit_sam.model.attention import relative_positions
 from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, attend_block
 
@@ -75,8 +76,7 @@ def attend_fused(
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[0, ..., :head_dim]
 
 
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)  # kept for calls that want gradients too
+@kept
 def _own_places(window: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
     """(h*w)x(h+w), a one where a key's row is and one where its column is."""
     height, width = window

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import Hourglass, resolve
 from expedit_sam.model import transformers_sam
-from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, encode, run_block
+from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, encode, fitting, run_block
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,14 +34,12 @@ def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Mode
         InputError: the model's image encoder is not built as SAM's is, or the setting does not
             fit it; the message says why.
     """
-    hourglass = resolve(setting)
+    resolve(setting)  # a misspelt name is told first
     encoder: Any = model
     for name in ("image_encoder", "vision_encoder"):
         encoder = getattr(model, name, encoder)
     if isinstance(encoder, ImageEncoderViT):
-        if hourglass is not None:
-            hourglass.block(len(encoder.blocks))
-        encoder.hourglass = hourglass
+        encoder.hourglass = setting
         return model
     is_transformers = transformers_sam.is_encoder(encoder)
     if not is_transformers:
@@ -54,11 +52,9 @@ def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Mode
         return model
     if not is_transformers and method not in vars(encoder):
         _require_an_embedding(encoder)
-    if hourglass is not None:
-        hourglass.block(len(encoder.layers if is_transformers else encoder.blocks))
-    encoder.hourglass = hourglass
+    encoder.hourglass = fitting(setting, encoder.layers if is_transformers else encoder.blocks)
     forward = transformers_sam.forward if is_transformers else _forward
-    setattr(encoder, method, MethodType(forward, encoder))
+    setattr(encoder, method, partial(forward, encoder))  # a method could not be pickled
     return model
 
 

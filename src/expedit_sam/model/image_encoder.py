@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.contraction import ClusterTraits, Contraction, contract
-from expedit_sam.hourglass.settings import Hourglass
+from expedit_sam.hourglass.settings import Hourglass, resolve
 from expedit_sam.model.attention import (
     Attention,
     attend_grid,
@@ -19,7 +20,7 @@ from expedit_sam.model.attention import (
     partition_windows,
 )
 from expedit_sam.model.layers import LayerNorm2d, MLPBlock
-from expedit_sam.model.untouched import are_untouched, is_own
+from expedit_sam.model.untouched import are_untouched, is_own, is_untouched
 
 # Cells that a network without windows is clustered in: SAM's window.
 DEFAULT_WINDOW = 14
@@ -45,11 +46,10 @@ class ImageEncoderViT(nn.Module):
         rel_pos_zero_init: accepted for compatibility; the tables always start at zero.
         window_size: side of the attention windows in tokens; 0 for none.
         global_attn_indexes: blocks that attend over the whole grid.
-        hourglass: where and how tokens are clustered; None runs the exact network. May be set
-            at any time.
+        hourglass: where and how tokens are clustered; None runs the exact network.
     """
 
-    hourglass: Hourglass | None = None
+    _hourglass: Hourglass | None = None
     steps: Steps | None = None  # another way to compute
 
     def __init__(
@@ -76,7 +76,6 @@ class ImageEncoderViT(nn.Module):
         if img_size % patch_size:
             raise ValueError(f"img_size {img_size} is no multiple of patch_size {patch_size}")
         self.img_size = img_size
-        self.hourglass = hourglass
         side = img_size // patch_size
         self.patch_embed = PatchEmbed(
             (patch_size, patch_size),
@@ -108,6 +107,22 @@ class ImageEncoderViT(nn.Module):
             nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
             LayerNorm2d(out_chans),
         )
+        self.hourglass = hourglass
+
+    @property
+    def hourglass(self) -> Hourglass | None:
+        """Where and how tokens are clustered; None runs the exact network.
+
+        May be set at any time, to a preset's name too.
+
+        Raises:
+            InputError: when it is set: no preset has this name, or it does not fit the network.
+        """
+        return self._hourglass
+
+    @hourglass.setter
+    def hourglass(self, setting: Hourglass | str | None) -> None:
+        self._hourglass = fitting(setting, self.blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode Bx3ximg_sizeximg_size normalised pixels to a BxCxhxw image embedding.
@@ -212,24 +227,37 @@ def encode(
     tokens = first_tokens(encoder, pixels, location, steps.on_tokens)
     if hourglass is not None and location < depth:
         window = clustering_window(encoder.blocks)
-        contraction = steps.contract(tokens, hourglass, window)
+        with _without_autocast(tokens.device.type):
+            contraction = steps.contract(tokens, hourglass, window)
         clusters = contraction.clusters
         smaller_window = hourglass.cluster_side(window)
         for block in encoder.blocks[location:]:
             side = smaller_window if block.window_size > 0 else 0
             clusters = steps.on_clusters(block, clusters, side, contraction.traits)
         projection, rest = _split_neck(encoder.neck)
-        tokens = steps.expand(contraction, clusters, projection)
+        with _without_autocast(tokens.device.type):
+            tokens = steps.expand(contraction, clusters, projection)
         return rest(tokens.permute(0, 3, 1, 2))
     return encoder.neck(tokens.permute(0, 3, 1, 2))
 
 
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Which cluster is near is decided in the tokens' own precision."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
 def _split_neck(neck: Any) -> tuple[Tensor | None, Any]:
     """The OxC projection that a neck begins with, where it is one, and what comes after it."""
-    first = neck[0] if isinstance(neck, nn.Sequential) and len(neck) > 0 else None
-    if isinstance(first, nn.Conv2d) and first.kernel_size == (1, 1) and first.bias is None:
-        return first.weight.flatten(1), neck[1:]
-    return None, neck
+    first: Any = neck[0] if isinstance(neck, nn.Sequential) and len(neck) > 0 else None
+    is_projection = (
+        isinstance(first, nn.Conv2d)
+        and is_untouched(first)
+        and (first.kernel_size, first.stride, first.padding) == ((1, 1), (1, 1), (0, 0))
+        and (first.groups, first.bias) == (1, None)
+    )
+    return (first.weight.flatten(1), neck[1:]) if is_projection else (None, neck)
 
 
 def first_tokens(
@@ -242,6 +270,19 @@ def first_tokens(
     for block in encoder.blocks[:number]:
         tokens = block(tokens) if run is None else run(block, tokens)
     return tokens
+
+
+def fitting(setting: Hourglass | str | None, blocks: Any) -> Hourglass | None:
+    """A setting or the preset of this name, once it has met a network's depth and windows.
+
+    Raises:
+        InputError: no preset has this name, or the setting does not fit.
+    """
+    hourglass = resolve(setting)
+    if hourglass is not None:
+        hourglass.block(len(blocks))
+        hourglass.cluster_side(clustering_window(blocks))
+    return hourglass
 
 
 def clustering_window(blocks: Iterable[Any]) -> int:

@@ -27,16 +27,23 @@ class PreparedImage:
     """An image as prompts meet it.
 
     Attributes:
-        tokens: its tokens.
-        number: of images.
+        own: its tokens, for each prompt.
+        shared: its tokens, for all prompts together, where that is possible.
         grid: (h, w) of tokens.
         upscaling: weights and biases of the linear layers that the transposed convolutions are.
     """
 
-    tokens: OwnTokens | SharedTokens
-    number: int
+    own: OwnTokens
+    shared: SharedTokens | None
     grid: tuple[int, int]
     upscaling: list[tuple[Tensor, Tensor]]
+
+    def tokens(self, prompt_tokens: int) -> OwnTokens | SharedTokens:
+        """Those that are faster for prompts of so many tokens."""
+        channels = self.own.values.shape[-1]
+        if self.shared is not None and self.shared.image.rows(prompt_tokens) < channels:
+            return self.shared
+        return self.own
 
 
 class MaskDecoder(nn.Module):
@@ -162,14 +169,19 @@ class MaskDecoder(nn.Module):
         layers: Any = self.output_upscaling
         upscaling = [as_matrix(layers[number]) for number in (0, 3)]
         # Sums of squares need float32; what autograd needs is not kept.
-        exact = image.dtype == torch.float32 and not torch.is_autocast_enabled(image.device.type)
-        transformer: Any = self.transformer
-        tokens: OwnTokens | SharedTokens = OwnTokens(image, positions)
-        if shared and exact and len(image) == len(positions) == 1 and not torch.is_grad_enabled():
+        may_share = (
+            image.dtype == torch.float32
+            and not torch.is_autocast_enabled(image.device.type)
+            and not torch.is_grad_enabled()
+            and len(image) == len(positions) == 1
+        )
+        together = None
+        if shared and may_share:
+            transformer: Any = self.transformer
             outward, _ = upscaling[0]
-            tokens = SharedImage(transformer, image, positions, outward).tokens()
+            together = SharedImage(transformer, image, positions, outward).tokens()
         height, width = image_embeddings.shape[-2:]
-        return PreparedImage(tokens, len(image), (height, width), upscaling)
+        return PreparedImage(OwnTokens(image, positions), together, (height, width), upscaling)
 
     def predict(
         self, image: PreparedImage, sparse: Tensor, multimask_output: bool
@@ -239,8 +251,8 @@ class MaskDecoder(nn.Module):
         masks, scores = [], []
         for tokens, kernels, iou in self._decode(image, sparse, chosen):
             # On a CPU a prompt at a time: pixels are sixteen times as many as tokens.
-            size = 1 if sparse.device.type == "cpu" else len(kernels)
-            for start in range(0, len(kernels), size):
+            size = 1 if sparse.device.type == "cpu" else max(len(kernels), 1)
+            for start in range(0, max(len(kernels), 1), size):
                 some = slice(start, start + size)
                 masks.append(self._upscale(image, tokens, kernels[some], some))
             scores.append(iou)
@@ -254,18 +266,20 @@ class MaskDecoder(nn.Module):
         They are few on a CPU, which would gain nothing from more but need the memory.
         """
         if len(sparse) == 1:  # one prompt for all images
-            sparse = sparse.expand(image.number, -1, -1)
+            sparse = sparse.expand(len(image.own.values), -1, -1)
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
         size = _PROMPTS_PER_STEP if sparse.device.type == "cpu" else len(sparse)
         wanted = [0, *(1 + number for number in chosen)]
+        tokens_of_image = image.tokens(tokens.shape[1])
         heads: Any = self.output_hypernetworks_mlps
         transformer: Any = self.transformer
         for start in range(0, max(len(tokens), 1), max(size, 1)):
             some = slice(start, start + size)
-            seen, image_tokens = transformer.attend(image.tokens.of(some), tokens[some], wanted)
-            kernels = [heads[number](seen[:, 1 + i]) for i, number in enumerate(chosen)]
-            iou = self.iou_prediction_head(seen[:, 0])[:, chosen.start : chosen.stop]
+            of_image = tokens_of_image.of(some)
+            attended, image_tokens = transformer.attend(of_image, tokens[some], wanted)
+            kernels = [heads[number](attended[:, 1 + i]) for i, number in enumerate(chosen)]
+            iou = self.iou_prediction_head(attended[:, 0])[:, chosen.start : chosen.stop]
             yield image_tokens, torch.stack(kernels, dim=1), iou
 
     def _upscale(

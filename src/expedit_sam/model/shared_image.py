@@ -79,7 +79,7 @@ class SharedImage:
     def __init__(
         self, transformer: TwoWayTransformer, image: Tensor, positions: Tensor, outward: Tensor
     ) -> None:
-        self.depth = transformer.depth
+        self.depth, self.heads = transformer.depth, transformer.num_heads
         base, positions = image[0], positions[0]
         self.readings: list[_Reading] = []
         self.writings: list[_Writing] = []
@@ -123,6 +123,10 @@ class SharedImage:
             _projected(attention, projection, base),
             _projected(attention, projection, positions) + bias,
         )
+
+    def rows(self, prompt_tokens: int) -> int:
+        """How many rows a prompt of so many tokens comes to have: the work grows as the square."""
+        return self.depth * (self.heads * prompt_tokens + 1)
 
     def tokens(self) -> SharedTokens:
         """The image tokens before prompts have written."""

@@ -52,7 +52,7 @@ def assemble(weights: dict[str, Tensor], model: str, source: object) -> Sam:
     Raises:
         CheckpointError: a weight is missing, unknown or of another shape.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _Uninitialized():
+    with torch.device("cpu"), _Uninitialized():
         sam = new_sam(ARCHITECTURES[model])
     _check_fit(_shapes(weights), _shapes(sam.state_dict()), model, source)
     sam.load_state_dict(weights, assign=True)
@@ -60,7 +60,7 @@ def assemble(weights: dict[str, Tensor], model: str, source: object) -> Sam:
 
 
 class _Uninitialized(TorchFunctionMode):
-    """Creates layers without their random start, so that their memory is never touched.
+    """Creates layers without their random start: neither memory nor random numbers are touched.
 
     (The meta device would do as well, but its first use takes PyTorch more than a second.)
     """
@@ -68,6 +68,8 @@ class _Uninitialized(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is torch.randn:
+            return torch.empty(*args, **(kwargs or {}))
         if getattr(func, "__module__", None) != "torch.nn.init":
             return func(*args, **(kwargs or {}))
 

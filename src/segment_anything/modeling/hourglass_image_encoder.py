@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from expedit_sam.hourglass.published import DEFAULTS, in_published_names, published_setting
-from expedit_sam.model.image_encoder import ImageEncoderViT, clustering_window
+from expedit_sam.model.image_encoder import ImageEncoderViT
 
 __all__ = ["HourglassImageEncoderViT"]
 
@@ -44,14 +44,10 @@ class HourglassImageEncoderViT(ImageEncoderViT):
         given = in_published_names(hourglass_args)
         published = {**self._published, **given}
         setting = published_setting(published)
-        if setting is not None:
-            blocks: Any = self.blocks
-            setting.block(len(blocks))
-            setting.cluster_side(clustering_window(blocks))
-        elif given and "hourglass_clustering_location" not in given:
+        self.hourglass = setting
+        if setting is None and given and "hourglass_clustering_location" not in given:
             warnings.warn(
                 "clustering stays off: pass hourglass_clustering_location, the block it starts at",
                 stacklevel=2,
             )
         self._published = published
-        self.hourglass = setting
