@@ -31,14 +31,14 @@ def main() -> int:
             output_mode="coco_rle" if options.convert_to_rle else "binary_mask",
             **generator_arguments(options),
         )
-    except ValueError as error:  # InputError, or a setting that does not fit
+    except (ValueError, OSError) as error:  # InputError, or a setting that does not fit
         return _fault(error)
     failed = 0
     for image, name in zip(images, result_names(images), strict=True):
         print(f"Processing '{image}'...", flush=True)
         try:
             _write_masks(generator, image, options.output / name)
-        except (InputError, OSError) as error:
+        except InputError as error:
             failed = _fault(error)
     print("Done!")
     return failed

@@ -28,7 +28,7 @@ def main() -> int:
     options = _parser().parse_args()
     try:
         _export(options)
-    except ValueError as error:  # InputError, or a setting that does not fit
+    except (ValueError, OSError) as error:  # InputError, or a setting that does not fit
         print(f"export_onnx_model.py: {error}", file=sys.stderr)
         return 2
     return 0

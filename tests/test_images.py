@@ -205,6 +205,18 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "too many pixels" in refusal(path)
 
 
+def test_too_little_memory_is_no_damage(
+    tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "photo.png", photo)
+    monkeypatch.setattr(Image.Image, "load", raise_memory_error)
+    assert "needs more memory than there is" in refusal(path)
+
+
+def raise_memory_error(image: Image.Image) -> None:
+    raise MemoryError
+
+
 # --- finding images ------------------------------------------------------------------------
 
 

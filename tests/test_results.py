@@ -219,3 +219,5 @@ def test_nothing_is_written_where_something_is_in_the_way(tmp_path: Path, name: 
 def test_a_name_too_long_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="shorten the image's name"):
         write_results(tmp_path, "n" * 252, "photo.jpg", (4, 6), [], ["png"])
+    with pytest.raises(InputError, match="shorten the image's name"):
+        write_results(tmp_path, "n" * 251, "photo.jpg", (4, 6), [])

@@ -50,17 +50,19 @@ def overlay(
     tints = (palette // 2 + 127).tolist()  # light outlines stand out from the colours they hold
     owner = np.zeros(image.shape[:2], np.int32)  # of each pixel: the mask's number, 0 for none
     outlines = []
-    for index in sorted(range(len(masks)), key=lambda index: -_area(masks[index])):
-        mask = binary_mask(masks[index])
-        if mask.shape != owner.shape:
+    encoded = [run_lengths(mask) for mask in masks]
+    for index in np.argsort([-coco.area(rle).item() for rle in encoded], stable=True).tolist():
+        size = tuple(encoded[index]["size"])
+        if size != owner.shape:
             raise InputError(
-                f"mask {index} has shape {mask.shape} and the image {owner.shape}: "
+                f"mask {index} has shape {size} and the image {owner.shape}: "
                 "draw masks on the image they were made of"
             )
-        owner[mask] = index + 1
-        contours, _ = cv2.findContours(
-            mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
-        )
+        x, y, width, height = coco.toBbox(encoded[index]).astype(int).tolist()
+        part = np.s_[y : y + height, x : x + width]
+        mask = np.ascontiguousarray(coco.decode(encoded[index])[part])
+        owner[part][mask > 0] = index + 1
+        contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))
         outlines.append((index, contours))
 
     fill = np.concatenate([np.zeros((1, 3), np.uint8), palette])[owner]
@@ -120,13 +122,16 @@ def binary_mask(mask: np.ndarray | dict[str, Any]) -> np.ndarray:
         mask = mask["segmentation"]
     if not isinstance(mask, dict):
         return np.asarray(mask, dtype=bool)
-    if isinstance(mask["counts"], list):
-        mask = coco.frPyObjects(mask, *mask["size"])
-    return coco.decode(mask).astype(bool)
+    return coco.decode(run_lengths(mask)).astype(bool)
 
 
-def _area(mask: np.ndarray | dict[str, Any]) -> int:
-    return int(np.count_nonzero(binary_mask(mask)))
+def run_lengths(mask: np.ndarray | dict[str, Any]) -> dict[str, Any]:
+    """What ``binary_mask`` takes as COCO's run-length encoding."""
+    if isinstance(mask, dict) and "segmentation" in mask:
+        mask = mask["segmentation"]
+    if not isinstance(mask, dict):
+        return coco.encode(np.asfortranarray(mask, dtype=bool).view(np.uint8))
+    return coco.frPyObjects(mask, *mask["size"]) if isinstance(mask["counts"], list) else mask
 
 
 def _stroke(image: np.ndarray) -> int:

@@ -71,15 +71,24 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise InputError(f"{path} cannot be read ({error.strerror}): get it again") from error
 
 
-def decode_image(file: BinaryIO, name: str) -> np.ndarray:
-    """Like ``read_image``, from an open file, which an error calls by this name."""
+def decode_image(file: BinaryIO, name: str, megapixels: float | None = None) -> np.ndarray:
+    """Like ``read_image``, from an open file, which an error calls by this name.
+
+    Arguments:
+        megapixels: of the largest image that is decoded; None for what Pillow refuses.
+    """
     try:
         with Image.open(file) as image:
+            _check_size(image, name, megapixels)
             return np.array(_to_rgb(_upright(image), image.format))
     except UnidentifiedImageError:
         raise InputError(f"{name} is no image that can be read: {_unidentified(file)}") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} has too many pixels: scale it down ({error})") from error
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{name} needs more memory than there is: scale it down") from None
     except Exception as error:  # a damaged file can raise anything
         reason = " ".join(str(error).split())
         raise InputError(
@@ -145,6 +154,14 @@ def _unidentified(file: BinaryIO) -> str:
     return _CONVERT if file.seek(0, os.SEEK_END) else "it is empty, get it again"
 
 
+def _check_size(image: Image.Image, name: str, megapixels: float | None) -> None:
+    width, height = image.size
+    if megapixels is not None and width * height > megapixels * 10**6:
+        raise InputError(
+            f"{name} has {width}x{height} pixels: scale it to at most {megapixels:g} megapixels"
+        )
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF says."""
     image.load()
@@ -152,7 +169,8 @@ def _upright(image: Image.Image) -> Image.Image:
     # Nobody needs EXIF back, and Pillow cannot write every odd tag that it reads.
     for key in ("exif", "Raw profile type exif"):
         image.info.pop(key, None)
-    return ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _to_rgb(image: Image.Image, format: str | None) -> Image.Image:
@@ -164,7 +182,7 @@ def _to_rgb(image: Image.Image, format: str | None) -> Image.Image:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _scaled(image: Image.Image, low: float, high: float) -> Image.Image:

@@ -33,8 +33,12 @@ def yolo_lines(image_size: tuple[int, ...], records: Sequence[dict[str, Any]]) -
     from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
     height, width = image_size[:2]
-    lines = detections_to_yolo_annotations(
-        _detections(records, image_size), (height, width), approximation_percentage=0.0
+    lines = (
+        line
+        for record in records
+        for line in detections_to_yolo_annotations(
+            _detection(record), (height, width), approximation_percentage=0.0
+        )
     )
     return "".join(f"{line}\n" for line in lines)
 
@@ -54,10 +58,15 @@ def labelme_document(
     from supervision.dataset.formats.labelme import detections_to_labelme_shapes
 
     height, width = image_size[:2]
+    shapes: list[dict[str, Any]] = []
+    for number, record in enumerate(records):
+        pieces = detections_to_labelme_shapes(_detection(record), [_CLASS])
+        group = number if len(pieces) > 1 else None
+        shapes += [piece | {"group_id": group} for piece in pieces]
     document: dict[str, Any] = {
         "version": "5.5.0",
         "flags": {},
-        "shapes": detections_to_labelme_shapes(_detections(records, image_size), [_CLASS]),
+        "shapes": shapes,
         "imagePath": Path(image_file).name,
         "imageData": None,
         "imageHeight": height,
@@ -66,13 +75,10 @@ def labelme_document(
     return json.dumps(document, indent=2) + "\n"
 
 
-def _detections(records: Sequence[dict[str, Any]], image_size: tuple[int, ...]) -> Any:
+def _detection(record: dict[str, Any]) -> Any:
+    """One mask as supervision has it: all at once would be copies of the image's size."""
     import supervision
 
-    masks = [binary_mask(record) for record in records]
-    stacked = np.stack(masks) if masks else np.zeros((0, *image_size[:2]), bool)
-    return supervision.Detections(
-        xyxy=supervision.mask_to_xyxy(stacked).astype(np.float32).reshape(-1, 4),
-        mask=stacked,
-        class_id=np.zeros(len(masks), int),
-    )
+    mask = binary_mask(record)[None]
+    boxes = supervision.mask_to_xyxy(mask).astype(np.float32)
+    return supervision.Detections(xyxy=boxes, mask=mask, class_id=np.zeros(1, int))

@@ -21,11 +21,13 @@ import numpy as np
 from pycocotools import mask as coco
 
 from expedit_sam import labels
-from expedit_sam.draw import binary_mask
+from expedit_sam.draw import binary_mask, run_lengths
 from expedit_sam.errors import InputError
 
 FORMATS = ("coco", "png", "yolo", "labelme")
 USUAL_FORMATS = ("coco", "png")
+
+HIDDEN = ".expedit-sam-"  # what begins the names of folders that are being filled
 
 _JPEG_LIMIT = 65_500  # pixels a side
 _DESCRIPTION = "Masks by Expedit-SAM"
@@ -68,9 +70,9 @@ def write_results(
             image is.
     """
     formats = check_formats(formats)
-    if "coco" in formats:
-        _check_replaceable(Path(folder, f"{name}.json"))
     with appearing_together(Path(folder)) as place:
+        if "coco" in formats:
+            _check_replaceable(Path(folder, f"{name}.json"))
         if "png" in formats:
             _write_masks(place / f"{name}_masks", records)
         if overlay is not None:
@@ -176,13 +178,13 @@ def appearing_together(folder: Path) -> Iterator[Path]:
     """A hidden folder whose files move to ``folder`` once all of them are written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".expedit-sam-") as place:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=HIDDEN) as place:
             yield Path(place)
             written = sorted(Path(place).iterdir())
             for path in written:  # before the first takes its name
                 _check_kind(path, folder / path.name)
             for path in written:
-                if path.is_dir():
+                if (folder / path.name).is_dir():
                     _replace_masks(path, folder / path.name)
                 else:
                     path.replace(folder / path.name)
@@ -200,7 +202,6 @@ def _check_kind(new: Path, old: Path) -> None:
 
 
 def _replace_masks(new: Path, old: Path) -> None:
-    old.mkdir(exist_ok=True)
     masks = list(new.iterdir())
     for mask in masks:
         mask.replace(old / mask.name)
@@ -220,22 +221,26 @@ def _check_replaceable(document: Path) -> None:
     try:
         info = json.loads(document.read_text(encoding="utf-8"))["info"]
         ours = info["description"] == _DESCRIPTION
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):  # what is in the way is told later
         return
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         ours = False
     if not ours:
         raise InputError(f"{document} is there and no result of ours: choose another folder")
 
 
 def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:
-    encoded = coco.encode(np.asfortranarray(binary_mask(record).view(np.uint8)))
+    encoded = run_lengths(record)
+    counts = encoded["counts"]
     return {
         **{name: _plain(value) for name, value in record.items()},
         "id": number,
         "image_id": 1,
         "category_id": _CATEGORY["id"],
-        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
+        "segmentation": {
+            "size": encoded["size"],
+            "counts": counts if isinstance(counts, str) else counts.decode(),
+        },
         "area": int(coco.area(encoded)),
         "bbox": coco.toBbox(encoded).tolist(),
         "iscrowd": 0,

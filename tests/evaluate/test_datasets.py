@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,20 @@ def test_bad_regions(labelled: Path) -> None:
     (labelled / "one.npz").write_bytes(b"no arrays")
     with pytest.raises(InputError, match=r"one\.npz holds no 'segmentations'"):
         find_examples(labelled)[0].read(None, 0)
+
+
+@pytest.mark.parametrize("rle", [{"counts": "~~", "size": [2]}, {"size": [150, 221]}])
+def test_a_segmentation_that_is_none(labelled: Path, rle: dict) -> None:
+    annotations = [{"image_id": 7, "segmentation": rle}]
+    (example,) = find_examples(coco_json(labelled, annotations=annotations))
+    with pytest.raises(InputError, match=r"instances\.json holds a segmentation"):
+        example.read(None, 0)
+
+
+def test_names_that_are_not_utf_8() -> None:
+    name = os.fsdecode(b"b\xff.jpg")
+    drawn = [Example(Path(name), Path("b.png"), list).random(seed).random() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_more_images_hold_those_of_fewer() -> None:

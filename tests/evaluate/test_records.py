@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from expedit_sam.errors import InputError
 from expedit_sam.evaluate.records import Records
 
 FIGURES = {"click": {"iou": [0.25, 0.123456789], "seconds": [1.5]}}
@@ -31,6 +34,15 @@ def test_a_line_that_was_not_finished_is_dropped(tmp_path: Path) -> None:
     assert list(again.images) == ["a.jpg"]
     again.add("c.jpg", FIGURES)
     assert list(Records(tmp_path, "fast", {}).images) == ["a.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize("line", ["\0\0\0", '{"image": "a.jpg"}', "[1]"])
+def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+    records = Records(tmp_path, "fast", {})
+    with records.file.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=r"\.jsonl is damaged: delete it"):
+        Records(tmp_path, "fast", {})
 
 
 def test_even_the_first_line_may_be_unfinished(tmp_path: Path) -> None:

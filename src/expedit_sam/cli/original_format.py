@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from expedit_sam.results import appearing_together
 
 HEADER = (
     "id,area,bbox_x0,bbox_y0,bbox_w,bbox_h,point_input_x,point_input_y,predicted_iou,"
@@ -23,20 +24,19 @@ def write_folder(masks: Iterable[dict[str, Any]], folder: Path) -> None:
     Arguments:
         masks: records of ``SamAutomaticMaskGenerator`` with binary masks.
         folder: must not exist yet; it appears complete or not at all.
+
+    Raises:
+        InputError: something could not be written.
     """
-    unfinished = _unfinished(folder)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    try:
+    with appearing_together(folder.parent) as place:
+        unfinished = place / folder.name
+        unfinished.mkdir()
         lines = [HEADER]
         for number, mask in enumerate(masks):
             pixels = mask["segmentation"].astype(np.uint8) * 255
             Image.fromarray(pixels).save(unfinished / f"{number}.png")
             lines.append(",".join(map(str, [number, *_row(mask)])))
         (unfinished / "metadata.csv").write_text("\n".join(lines))
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_json(masks: Iterable[dict[str, Any]], file: Path) -> None:
@@ -44,18 +44,13 @@ def write_json(masks: Iterable[dict[str, Any]], file: Path) -> None:
 
     Arguments:
         masks: records of ``SamAutomaticMaskGenerator``.
-        file: its folder has to exist.
+        file: its folder is made if it is missing.
+
+    Raises:
+        InputError: it could not be written.
     """
-    unfinished = _unfinished(file)
-    try:
-        unfinished.write_text(json.dumps(list(masks)))
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.unfinished")
+    with appearing_together(file.parent) as place:
+        (place / file.name).write_text(json.dumps(list(masks)))
 
 
 def _row(mask: dict[str, Any]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Example:
 
     def random(self, seed: int) -> np.random.Generator:
         """Random numbers of this image's own, whatever the order of the images."""
-        return np.random.default_rng([seed, zlib.crc32(self.image_file.name.encode())])
+        return np.random.default_rng([seed, zlib.crc32(os.fsencode(self.image_file.name))])
 
 
 def find_examples(data: Path, image_folder: Path | None = None) -> list[Example]:
@@ -175,7 +176,7 @@ def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
         for image in sorted(document["images"], key=lambda image: image["file_name"]):
             if segmentations := regions[image["id"]]:
                 size = image["height"], image["width"]
-                read = partial(_coco_masks, size, segmentations)
+                read = partial(_coco_masks, file, size, segmentations)
                 yield Example(image_folder / image["file_name"], file, read)
     except FileNotFoundError:
         raise InputError(f"{file} does not exist: check the path") from None
@@ -186,12 +187,19 @@ def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
         ) from error
 
 
-def _coco_masks(size: tuple[int, int], segmentations: Iterable[Any]) -> Iterator[Rle]:
+def _coco_masks(file: Path, size: tuple[int, int], segmentations: Iterable[Any]) -> Iterator[Rle]:
     """Polygons in an image of this (H, W), run lengths or RLE as RLE."""
     for segmentation in segmentations:
-        if isinstance(segmentation, list):
-            yield coco.merge(coco.frPyObjects(segmentation, *size))
-        elif isinstance(segmentation["counts"], list):
-            yield coco.frPyObjects(segmentation, *segmentation["size"])
-        else:
-            yield segmentation
+        try:
+            if isinstance(segmentation, list):
+                yield coco.merge(coco.frPyObjects(segmentation, *size))
+            elif isinstance(segmentation["counts"], list):
+                yield coco.frPyObjects(segmentation, *segmentation["size"])
+            else:
+                coco.area(segmentation)  # raises if it is none
+                yield segmentation
+        except (ValueError, LookupError, TypeError) as error:
+            shown = f"{segmentation!s:.60}"
+            raise InputError(
+                f"{file} holds a segmentation {shown} that is none: mend it"
+            ) from error

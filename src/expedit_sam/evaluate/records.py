@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from expedit_sam.errors import InputError
+
 # Of one image: prompt, metric, values (one a region, or one for the whole image).
 Figures = dict[str, dict[str, list[float]]]
 
@@ -53,7 +55,10 @@ class Records:
         if whole < len(content):  # a run was stopped while it wrote the last line
             with self.file.open("r+b") as file:
                 file.truncate(whole)
-        for line in content[:whole].decode("utf-8").splitlines()[1:]:
-            record = json.loads(line)
-            self.images[record["image"]] = record["figures"]
+        try:
+            for line in content[:whole].decode("utf-8").splitlines()[1:]:
+                record = json.loads(line)
+                self.images[record["image"]] = record["figures"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.file} is damaged: delete it, and begin anew") from error
         return whole > 0

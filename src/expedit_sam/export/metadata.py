@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expedit_sam.errors import InputError
+from expedit_sam.everything.recommended import RECOMMENDED
 
 FILE = "metadata.json"
 FORMATS = {"onnx": "onnx", "openvino": "xml"}  # and the suffix of the graphs' files
@@ -77,10 +78,13 @@ def read_metadata(folder: Path) -> Metadata:
     if values.keys() != {field.name for field in fields(Metadata)}:
         raise InputError(f"{path} is damaged: export again")
     for name in ("pixel_mean", "pixel_std", "embedding_shape", "mask_input_size"):
+        if not isinstance(values[name], list):
+            raise InputError(f"{path} is damaged: export again")
         values[name] = tuple(values[name])
     metadata = Metadata(**values)
-    if metadata.format not in FORMATS:
-        raise InputError(f"{path} names the format {metadata.format!r}: export again")
+    for name, known in (("format", FORMATS), ("model", RECOMMENDED)):
+        if (value := getattr(metadata, name)) not in known:
+            raise InputError(f"{path} names the {name} {value!r}: export again")
     return metadata
 
 

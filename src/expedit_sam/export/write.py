@@ -19,7 +19,7 @@ from expedit_sam.export.decoder import SamOnnxModel
 from expedit_sam.export.encoder import EncoderGraph, average_pooling
 from expedit_sam.export.metadata import DIGEST_KEY, FORMATS, PRECISIONS, Metadata, graph_path
 from expedit_sam.model.sam import Sam
-from expedit_sam.results import appearing_together
+from expedit_sam.results import HIDDEN, appearing_together
 from expedit_sam.weights.digest import weights_digest
 
 OPSET = 17
@@ -67,7 +67,11 @@ def export_sam(
     decoder = SamOnnxModel(sam, return_single_mask, use_stability_score, return_extra_metrics)
     half = precision == "float16" and format == "onnx"
     encoder = EncoderGraph(sam.image_encoder, torch.float16 if half else torch.float32)
-    with appearing_together(Path(folder)) as place, tempfile.TemporaryDirectory() as scratch:
+    with (
+        appearing_together(Path(folder)) as place,
+        # Where there is to be room for it all.
+        tempfile.TemporaryDirectory(dir=folder, prefix=HIDDEN) as scratch,
+    ):
         for part, graph in (("encoder", encoder), ("decoder", decoder)):
             traced = Path(scratch, f"{part}.onnx")
             write_onnx(graph, traced, opset)

@@ -6,7 +6,6 @@ import hashlib
 import io
 import itertools
 import threading
-import warnings
 from bisect import insort
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from expedit_sam.batch.network import Network
@@ -129,7 +127,9 @@ class Engine:
             work = Work(size=known.size, sizes=[known.input_size], prompts=prompts or [])
         else:
             work = read_one(
-                {}, self.prompted, lambda _: (_decode(image, self._megapixels), prompts)
+                {},
+                self.prompted,
+                lambda _: (decode_image(io.BytesIO(image), "the image", self._megapixels), prompts),
             )
         if work.error is not None:
             raise InputError(work.error)
@@ -227,19 +227,3 @@ def _check_inside(work: Work) -> None:
         check_inside(np.reshape(prompt["points"], (-1, 2)), work.size, "point")
         if prompt["box"] is not None:
             check_inside(np.reshape(prompt["box"], (2, 2)), work.size, "box corner")
-
-
-def _decode(image: bytes, megapixels: float) -> np.ndarray:
-    """The pixels of an encoded image, unless it has too many of them."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(image)) as opened:
-                width, height = opened.size
-    except Exception:  # decode_image says what is wrong with it
-        width = height = 0
-    if width * height > megapixels * 1e6:
-        raise InputError(
-            f"the image has {width}x{height} pixels: scale it to at most {megapixels:g} megapixels"
-        )
-    return decode_image(io.BytesIO(image), "the image")
