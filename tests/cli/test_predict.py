@@ -20,11 +20,11 @@ def files(folder: Path) -> list[str]:
 
 
 def annotations() -> list[dict]:
-    return json.loads(Path("out/photo.json").read_text())["annotations"]
+    return json.loads(Path("out/photo_prompted.json").read_text())["annotations"]
 
 
 def mask(number: int = 1) -> np.ndarray:
-    return np.asarray(Image.open(f"out/photo_masks/{number:03d}.png")) > 0
+    return np.asarray(Image.open(f"out/photo_prompted_masks/{number:03d}.png")) > 0
 
 
 @pytest.fixture
@@ -40,14 +40,19 @@ def test_best_mask_of_a_point(run: Callable, photo_file: Path, predictor: SamPre
     masks, scores, logits = predictor.predict(np.array([[90, 60]]), np.array([1]))
     best = scores.argmax()
     np.testing.assert_array_equal(mask(), masks[best])
-    np.testing.assert_array_equal(np.load("out/photo_logits.npy"), logits[best][None])
+    np.testing.assert_array_equal(np.load("out/photo_prompted_logits.npy"), logits[best][None])
     (annotation,) = annotations()
     assert annotation["predicted_iou"] == pytest.approx(scores[best])
     assert annotation["point_coords"] == [[90, 60]]
     assert annotation["point_labels"] == [1]
     assert f"predicted IoU {scores[best]:.3f}" in result.stdout
-    written = ["photo.json", "photo_logits.npy", "photo_masks", "photo_masks/001.png"]
-    assert files(Path("out")) == [*written, "photo_overlay.jpg"]
+    written = [
+        "photo_prompted.json",
+        "photo_prompted_logits.npy",
+        "photo_prompted_masks",
+        "photo_prompted_masks/001.png",
+    ]
+    assert files(Path("out")) == [*written, "photo_prompted_overlay.jpg"]
 
 
 def test_all_candidates_best_first(
@@ -73,16 +78,16 @@ def test_points_and_box(run: Callable, photo_file: Path, predictor: SamPredictor
     (annotation,) = annotations()
     assert annotation["predicted_iou"] == pytest.approx(scores[0])
     assert annotation["box"] == [60, 40, 120, 90]
-    assert not Path("out/photo_overlay.jpg").exists()
+    assert not Path("out/photo_prompted_overlay.jpg").exists()
 
 
 def test_refining_with_the_logits_of_before(
     run: Callable, photo_file: Path, predictor: SamPredictor
 ) -> None:
     run("predict", photo_file, "--point", "90,60", *UNTRAINED)
-    before = np.load("out/photo_logits.npy")
+    before = np.load("out/photo_prompted_logits.npy")
     point = ("--point", "10,20,0")
-    run("predict", photo_file, *point, "--mask", "out/photo_logits.npy", *UNTRAINED)
+    run("predict", photo_file, *point, "--mask", "out/photo_prompted_logits.npy", *UNTRAINED)
     masks, _, _ = predictor.predict(
         np.array([[10, 20]]), np.array([0]), mask_input=before, multimask_output=False
     )

@@ -27,7 +27,7 @@ USER_ERROR = 2
 INTERRUPTED = 130
 TERMINATED = 143
 
-_WHOLE = "install expedit-sam with its dependencies, or pass masks or predict --exported FOLDER"
+_WHOLE = "install expedit-sam with its dependencies, or pass 'masks' --exported FOLDER"
 _SMALLER = "try a smaller image or --model, or fewer --points-per-batch"
 
 

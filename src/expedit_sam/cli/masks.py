@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 # What the options that choose a network are when nobody uses them.
-DEFAULT_NETWORK = ("vit_s", None, "exact", "float32", False)
+DEFAULT_NETWORK = ("vit_s", None, "exact", "float32", False, "auto")
 
 
 def masks(
@@ -107,8 +107,11 @@ def masks(
     else:
         from expedit_sam.export.runtime import SamAutomaticMaskGenerator
 
-        if (model, checkpoint, speed, precision, compiled) != DEFAULT_NETWORK:
-            raise InputError("an export has its own network: leave out --model and the like")
+        if (model, checkpoint, speed, precision, compiled, device) != DEFAULT_NETWORK:
+            raise InputError(
+                "an export has its own network, for a CPU: leave out --model, --checkpoint, "
+                "--speed, --precision, --compile and --device"
+            )
         network, name = find_export(backend, exported)
     given = {option: value for option, value in chosen.items() if value is not None}
     generator = SamAutomaticMaskGenerator(
@@ -166,6 +169,8 @@ def _segment(
     typer.echo(
         f"masks: {count}; images: {done} of {len(files)}; time: {seconds:.1f} s; folder: {out}"
     )
+    if done and not count:
+        typer.echo("no mask was good enough: lower --pred-iou-thresh and --stability-score-thresh")
     return faults
 
 

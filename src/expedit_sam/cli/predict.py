@@ -27,7 +27,8 @@ def predict(
         typer.Option(metavar="X,Y[,0|1]", help="Inside (1) or outside (0) of it; repeatable."),
     ] = None,
     box: Annotated[
-        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="A box around it, in pixels.")
+        list[str] | None,
+        typer.Option(metavar="X0,Y0,X1,Y1", help="A box around it, in pixels; one alone."),
     ] = None,
     mask: Annotated[
         Path | None,
@@ -46,8 +47,8 @@ def predict(
 ) -> None:
     """Find the mask of what points, a box or a rough mask mean in an image.
 
-    Writes NAME.json (COCO), NAME_masks/001.png, NAME_overlay.jpg and NAME_logits.npy, which --mask
-    takes to refine the mask with more points.
+    Writes NAME_prompted.json (COCO), NAME_prompted_masks/001.png, NAME_prompted_overlay.jpg and
+    NAME_prompted_logits.npy, which --mask takes to refine the mask with more points.
 
     \b
     Example: what lies at the first point, without what lies at the second
@@ -61,7 +62,9 @@ def predict(
     from expedit_sam.results import prepare_folder, write_results
 
     points, labels = prompts.parse_points(point or [])
-    corners = prompts.parse_box(box) if box else None
+    if len(box or []) > 1:
+        raise InputError("--box was given twice: ask for one thing at a time")
+    corners = prompts.parse_box(box[0]) if box else None
     if not point and corners is None and mask is None:
         raise InputError("nothing to look for: give --point, --box or --mask")
     pixels = read_image(image)
@@ -94,7 +97,7 @@ def predict(
     picture = draw_prompts(draw_masks(pixels, records), points, labels, corners)
     written = write_results(
         out,
-        image.stem,
+        f"{image.stem}_prompted",  # beside what 'masks' writes
         image,
         pixels.shape,
         records,

@@ -21,7 +21,7 @@ def tune(
     checkpoint: CheckpointOption = None,
     keep: Annotated[
         float, typer.Option(min=0, max=1, metavar="X", help="Mean IoU with the exact masks.")
-    ] = 0.98,
+    ] = 0.9,
     count: Annotated[int, typer.Option(min=1, metavar="N", help="Look at so many images.")] = 8,
     plot: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")] = Path(
         "tune.png"
@@ -69,6 +69,12 @@ def tune(
     chosen = search.fastest(points, keep)
     if chosen.setting is None:
         typer.echo(f"no faster setting keeps {keep:g} of the exact masks: stay with --speed exact")
+        if faster := [point for point in points if point.seconds < chosen.seconds]:
+            near = max(faster, key=lambda point: point.kept)
+            times = chosen.seconds / near.seconds
+            typer.echo(
+                f"nearest: --speed {near.name} keeps {near.kept:.3f}, {times:.2f} times faster"
+            )
     else:
         typer.echo(f"keeps {chosen.kept:.3f}: --speed {chosen.name}")
         values = chosen.name.replace(",", ", ")
