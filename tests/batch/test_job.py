@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expedit_sam.batch.files import appearing
-from expedit_sam.batch.job import Job, at_work, locked
+from expedit_sam.batch.job import Job, at_work, locked, read_settings
 from expedit_sam.batch.run import Progress, blocks, in_this_process, run
-from expedit_sam.batch.schema import ITEMS
+from expedit_sam.batch.schema import ITEMS, SECONDS, SHARD
 from expedit_sam.batch.sources import list_items
 from expedit_sam.batch.summary import write_coco, write_summary
 from expedit_sam.batch.task import Task
@@ -22,7 +22,7 @@ from expedit_sam.errors import InputError
 from expedit_sam.model.sam import Sam
 from tests.batch.conftest import TAKE_ALL, rows_of, shards_of
 
-SETTINGS = {"images_per_shard": 2, "speed": "exact"}
+SETTINGS = {"images_per_shard": 5, "speed": "exact"}  # of the six pictures
 
 
 def job_of(out: Path, pictures: Path, **more: Any) -> Job:
@@ -77,11 +77,39 @@ def test_a_job_from_begin_to_end(tmp_path: Path, pictures: Path, few: Sam) -> No
 def test_shares_make_the_same_files_in_any_order(tmp_path: Path, pictures: Path, few: Sam) -> None:
     task = Task.of(few, everything=TAKE_ALL)
     run(job_of(tmp_path / "whole", pictures), in_this_process(few, task))
-    for part in (2, 3, 1):
+    for part in (2, 1):
         job = job_of(tmp_path / "parts", pictures)
-        run(job, in_this_process(few, task), job.pending((part, 3)))
-        assert len(shards_of(tmp_path / "parts")) == {2: 1, 3: 2, 1: 3}[part]
+        run(job, in_this_process(few, task), job.pending((part, 2)))
+        assert len(shards_of(tmp_path / "parts")) == {2: 1, 1: 2}[part]
     assert shards_of(tmp_path / "whole") == shards_of(tmp_path / "parts")
+
+
+def results(*indices: int) -> pa.Table:
+    schema = pa.schema([*SHARD, ("seconds", SECONDS)])
+    return pa.Table.from_pylist([{"index": i, "seconds": {}} for i in indices], schema)
+
+
+def test_blocks_may_come_in_any_order(tmp_path: Path) -> None:
+    job = Job.open(tmp_path, SETTINGS, lambda: items(6))
+    run(job, lambda _: iter([results(5), results(4), results(2, 3), results(0, 1)]))
+    assert [row["index"] for row in rows_of(tmp_path)] == list(range(6))
+    assert len(shards_of(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("blocks", "says"),
+    [
+        ([(0, 1), (4,), (5,)], r"chunks \[0\] are incomplete"),
+        ([(0, 1), (0, 1), (4,), (5,)], r"chunk 0 has results of \[0, 0, 1, 1, 4\]"),
+    ],
+)
+def test_a_shard_has_each_of_its_images_once(
+    tmp_path: Path, blocks: list[tuple[int, ...]], says: str
+) -> None:
+    job = Job.open(tmp_path, SETTINGS, lambda: items(6))
+    with pytest.raises(RuntimeError, match=says):
+        run(job, lambda _: iter([results(*block) for block in blocks]))
+    assert not job.shard(0).exists()
 
 
 def test_the_list_is_fixed_when_the_job_begins(tmp_path: Path, pictures: Path) -> None:
@@ -111,6 +139,29 @@ def test_a_source_that_will_not_do_leaves_no_job(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         job_of(tmp_path / "out", tmp_path / "missing")
     assert not (tmp_path / "out" / "job.json").exists()
+
+
+def test_a_job_begins_when_its_list_is_written(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("expedit_sam.batch.job.pq.write_table", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        job_of(tmp_path, pictures)
+    assert read_settings(tmp_path) == {}
+    monkeypatch.undo()
+    assert job_of(tmp_path, pictures).items.num_rows == 6
+
+
+def test_nobody_else_begins_a_job_that_is_beginning(tmp_path: Path) -> None:
+    def list_items() -> pa.Table:
+        with pytest.raises(InputError, match="another batch is at work"), locked(tmp_path, "begin"):
+            pass
+        return items(3)
+
+    assert Job.open(tmp_path, SETTINGS, list_items).items.num_rows == 3
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -56,6 +56,27 @@ def test_a_device_that_is_not_there(device: str, monkeypatch: pytest.MonkeyPatch
         Shape.of(1, None, device)
 
 
+@pytest.mark.parametrize(
+    ("resources", "asked", "expected"),
+    [
+        ({"CPU": 8.0, "GPU": 4.0}, (None, None, "auto"), (4, None, "cuda", 1.0)),
+        ({"CPU": 8.0, "GPU": 4.0}, (8, None, "cuda"), (8, None, "cuda", 0.5)),
+        ({"CPU": 8.0, "GPU": 4.0}, (2, None, "cpu"), (2, 4, "cpu", 0.0)),
+        ({"CPU": 8.0}, (None, None, "auto"), (1, 8, "cpu", 0.0)),
+        ({"CPU": 8.0}, (2, 3, "auto"), (2, 3, "cpu", 0.0)),
+        ({"CPU": 2.0}, (4, None, "auto"), (4, 1, "cpu", 0.0)),
+    ],
+)
+def test_a_cluster_is_shared_among_workers(
+    monkeypatch: pytest.MonkeyPatch, resources: dict, asked: tuple, expected: tuple
+) -> None:
+    from expedit_sam.batch.on_ray import Shape
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    shape = Shape.of(*asked)
+    assert (shape.workers, shape.threads, shape.device, shape.gpus) == expected
+
+
 def test_rounds_give_what_one_process_gives(
     local: None, few: Sam, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,5 +87,5 @@ def test_rounds_give_what_one_process_gives(
     run(job_of(tmp_path / "one", pictures), in_this_process(few, task, threads=1))
     shape = on_ray.Shape.of(1, 1, "cpu")
     run(job_of(tmp_path / "rounds", pictures), on_ray.on_ray(few, task, shape))
-    assert len(shards_of(tmp_path / "rounds")) == 3
+    assert len(shards_of(tmp_path / "rounds")) == 2
     assert shards_of(tmp_path / "rounds") == shards_of(tmp_path / "one")

@@ -58,6 +58,13 @@ def test_folder_tree(tmp_path: Path) -> None:
     shows(items, 0, 0, 1)
 
 
+def test_folders_are_named_from_where_they_part(tmp_path: Path) -> None:
+    for number in (0, 1):
+        write_pictures(tmp_path / f"d-{number}", 1)
+    items = listed(tmp_path / "d-{0..1}")
+    assert [item["image"] for item in items] == ["d-0/000.png", "d-1/000.png"]
+
+
 def test_one_image(pictures: Path) -> None:
     shows(listed(pictures / "001.png"), 1)
 
@@ -203,6 +210,14 @@ def test_parquet_with_paths_as_pandas_writes_them(
 def write_coco_json(path: Path, *ids: object) -> None:
     images = [{"id": number, "file_name": f"00{i}.png"} for i, number in enumerate(ids)]
     path.write_text(json.dumps({"images": images}))
+
+
+@pytest.mark.parametrize("more", [{}, {"annotations": []}])
+def test_coco_without_annotations_asks_for_everything(tmp_path: Path, more: dict) -> None:
+    images = [{"id": 1, "file_name": "000.png"}]
+    (tmp_path / "d.json").write_text(json.dumps({"images": images} | more))
+    (item,) = list_items(str(tmp_path / "d.json")).to_pylist()
+    assert item["prompts"] is None
 
 
 @pytest.mark.parametrize("number", ["7", 2**64, 1.5, True, None])

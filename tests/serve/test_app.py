@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,21 +12,31 @@ from PIL import Image
 from pycocotools import mask as coco
 from typer.testing import CliRunner
 
+from expedit_sam.batch.prompts import points_prompt
 from expedit_sam.cli.commands import app
+from expedit_sam.everything import SamAutomaticMaskGenerator, rle
+from expedit_sam.everything.recommended import RECOMMENDED
 from expedit_sam.model.sam import Sam
 from expedit_sam.predictor import SamPredictor
-from tests.serve.conftest import encoded
+from tests.batch.conftest import TAKE_ALL
+from tests.serve.conftest import PATIENCE, encoded, held, until
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from expedit_sam.serve.app import build_app
-from expedit_sam.serve.engine import Engine
+from expedit_sam.serve.engine import Busy, Engine, Question
+
+POINT = points_prompt([[1, 1]], [1])
 
 
 @pytest.fixture
-def engine(tiny_sam: Sam) -> Engine:
-    return Engine(tiny_sam, "vit_s", "exact", megapixels=0.1, kept=2, waiting=8)
+def engine(tiny_sam: Sam, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setitem(RECOMMENDED, "vit_s", TAKE_ALL)
+    engine = Engine(tiny_sam, "vit_s", "exact", megapixels=0.1, kept=2, waiting=8)
+    yield engine
+    engine.stop()
+    engine._thread.join(PATIENCE)
 
 
 @pytest.fixture
@@ -60,31 +68,44 @@ def test_prompts(client: TestClient, png: bytes, photo: np.ndarray, tiny_sam: Sa
         assert mask["predicted_iou"] == pytest.approx(scores.max(), abs=1e-5)
 
 
-def test_label_map(client: TestClient, png: bytes) -> None:
-    prompts = {"points": [[60, 70], [10, 10]]}
-    document = ask(client, png, prompts).json()
-    response = ask(client, png, prompts, format="png")
+def test_label_map(client: TestClient, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = np.zeros(photo.shape[:2], int)
+    squares = {2: slice(0, 90), 3: slice(20, 70), 1: slice(30, 50)}
+    masks = {}
+    for value, square in squares.items():
+        mask = np.zeros(photo.shape[:2], bool)
+        expected[square, square], mask[square, square] = value, True
+        (segmentation,) = rle.encode_masks(mask[None])
+        masks[value] = {"segmentation": rle.to_coco(segmentation), "area": int(mask.sum())}
+    monkeypatch.setattr(Question, "masks", lambda _: [masks[value] for value in sorted(masks)])
+    response = ask(client, encoded(photo), {"points": [[1, 1]]}, format="png")
     assert response.headers["content-type"] == "image/png"
-    labels = np.asarray(Image.open(io.BytesIO(response.content)))
-    assert labels.shape == (document["height"], document["width"])
-    masks = [coco.decode(mask["segmentation"]).astype(bool) for mask in document["masks"]]
-    np.testing.assert_array_equal(labels > 0, np.any(masks, axis=0))
+    np.testing.assert_array_equal(Image.open(io.BytesIO(response.content)), expected)
 
 
-def test_everything(client: TestClient, png: bytes) -> None:
+def test_everything(client: TestClient, png: bytes, photo: np.ndarray, tiny_sam: Sam) -> None:
     response = ask(client, png)
     assert response.status_code == 200
-    assert isinstance(response.json()["masks"], list)
+    generator = SamAutomaticMaskGenerator(tiny_sam, output_mode="coco_rle", **TAKE_ALL)
+    expected = generator.generate(photo)
+    assert len(expected) > 0
+    found = response.json()["masks"]
+    assert [mask["segmentation"] for mask in found] == [mask["segmentation"] for mask in expected]
+    assert [mask["prompt"]["points"] for mask in found] == [
+        mask["point_coords"] for mask in expected
+    ]
 
 
-def test_an_image_is_encoded_once(client: TestClient, engine: Engine, photo: np.ndarray) -> None:
+def test_the_images_asked_for_last_are_kept(
+    client: TestClient, engine: Engine, photo: np.ndarray
+) -> None:
     pictures = [encoded(np.roll(photo, shift)) for shift in range(3)]
-    first = [ask(client, picture, {"points": [[9, 9]]}).json() for picture in pictures]
-    assert (engine.hits, engine.misses) == (0, 3)
-    assert ask(client, pictures[2], {"points": [[9, 9]]}).json() == first[2]
-    assert (engine.hits, engine.misses) == (1, 3)
-    assert ask(client, pictures[0], {"points": [[9, 9]]}).json() == first[0]  # was forgotten
-    assert (engine.hits, engine.misses) == (1, 4)
+    first, second, again, _, kept, forgotten = (
+        ask(client, pictures[number], {"points": [[9, 9]]}).json() for number in (0, 1, 0, 2, 0, 1)
+    )
+    assert (engine.hits, engine.misses) == (2, 4)
+    assert again == kept == first
+    assert forgotten == second
 
 
 def test_many_at_a_time(client: TestClient, engine: Engine, photo: np.ndarray) -> None:
@@ -148,49 +169,66 @@ def test_bad_images(client: TestClient, png: bytes) -> None:
 def test_an_error_is_its_own_question_s(
     engine: Engine, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = threading.Event()
     encode = engine._network.encode
 
     def fails(works: list) -> list:
-        held.wait()
         if any(work.size == (9, 9) for work in works):
             raise RuntimeError("out of\nmemory")
         return encode(works)
 
     monkeypatch.setattr(engine._network, "encode", fails)
     pictures = [encoded(photo[:size, :size]) for size in (8, 9, 10, 11)]
-    with TestClient(build_app(engine, 0.2), raise_server_exceptions=False) as client:
-        with ThreadPoolExecutor(4) as clients:
-            asked = [clients.submit(ask, client, one, {"points": [[1, 1]]}) for one in pictures]
-            while engine.waiting < 3:  # one has begun: the others are a group
-                time.sleep(0.01)
-            held.set()
-        answers = [one.result() for one in asked]
+    with (
+        TestClient(build_app(engine, 0.2), raise_server_exceptions=False) as client,
+        ThreadPoolExecutor(4) as clients,
+        held(engine) as begun,
+    ):
+        asked = [clients.submit(ask, client, pictures[0], {"points": [[1, 1]]})]
+        assert begun.wait(PATIENCE)
+        asked += [clients.submit(ask, client, one, {"points": [[1, 1]]}) for one in pictures[1:]]
+        until(lambda: engine.waiting == 3)  # which are a group
+    answers = [one.result() for one in asked]
     assert [one.status_code for one in answers] == [200, 500, 200, 200]
     refused(answers[1], 500, "the service failed: its log says why")
 
 
-def test_prompts_come_before_everything(engine: Engine, png: bytes) -> None:
-    held = threading.Event()
+def test_prompts_come_before_everything_which_goes_alone(
+    engine: Engine, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encode = engine._network.encode
-    engine._network.encode = lambda works: held.wait() and encode(works)  # type: ignore
-    point = {"points": [[1.0, 1.0]], "labels": [1], "box": None}
-    first = engine.ask(png, [point])
-    while engine.waiting:
-        time.sleep(0.01)
-    everything = [engine.ask(png, None) for _ in range(3)]
-    last = engine.ask(png, [point])
-    begun = []
-    for question in [*everything, last]:
-        question.answered.add_done_callback(partial(_note, begun, question))
-    held.set()
-    for question in [first, *everything, last]:
-        question.answered.result()
-    assert begun[0] is last
+    together: list[int] = []
+    monkeypatch.setattr(
+        engine._network, "encode", lambda works: together.append(len(works)) or encode(works)
+    )
+    begun: list[Question] = []
+    with held(engine) as has_begun:
+        first = engine.ask(encoded(photo), [POINT])
+        assert has_begun.wait(PATIENCE)
+        pictures = [encoded(np.roll(photo, shift)) for shift in range(1, 6)]
+        everything = [engine.ask(picture, None) for picture in pictures[:3]]
+        prompted = [engine.ask(picture, [POINT]) for picture in pictures[3:]]
+        for question in [*everything, *prompted]:
+            question.answered.add_done_callback(partial(_note, begun, question))
+    for question in [first, *everything, *prompted]:
+        question.answered.result(PATIENCE)
+    assert begun == [*prompted, *everything]
+    assert together == [1, 2, 1, 1, 1]
 
 
 def _note(begun: list, question: object, _: object) -> None:
     begun.append(question)
+
+
+def test_whoever_comes_when_all_room_is_taken_is_refused(engine: Engine, png: bytes) -> None:
+    with held(engine) as begun:
+        engine.ask(png, [POINT])
+        assert begun.wait(PATIENCE)
+        waiting = [engine.ask(png, [POINT]) for _ in range(8)]
+        with pytest.raises(Busy):
+            engine.ask(png, [POINT])
+        waiting[0].answered.cancel()
+        last = engine.ask(png, [POINT])
+    last.answered.result(PATIENCE)
 
 
 @pytest.mark.parametrize("option", ["--megabytes", "--megapixels"])
@@ -203,11 +241,14 @@ def test_sizes_that_are_none(option: str, value: str) -> None:
 
 def test_health_metrics_and_page(client: TestClient, png: bytes) -> None:
     ask(client, png, {"points": [[1, 1]]})
+    everything = ask(client, png).json()["masks"]
     assert client.get("/health").json()["status"] == "ok"
     figures = client.get("/metrics").text
-    assert "expedit_sam_masks_total 1.0" in figures
+    assert f"expedit_sam_masks_total {1 + len(everything)}.0" in figures
     assert "expedit_sam_cache_misses 1.0" in figures
-    assert 'expedit_sam_seconds_count{of="prompts"} 1.0' in figures
+    assert "expedit_sam_cache_hits 1.0" in figures
+    for kind in ("prompts", "everything"):
+        assert f'expedit_sam_seconds_count{{of="{kind}"}} 1.0' in figures
     page = client.get("/").text
     assert "POST /masks" in page
     assert "Each box is a prompt" in page

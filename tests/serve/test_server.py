@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import requests
 
 from expedit_sam.model.sam import Sam
+from tests.serve.conftest import PATIENCE, until
 
 pytest.importorskip("fastapi")
 
@@ -40,10 +40,10 @@ class Service:
 
     def _held(self, works: list) -> list:
         self.begun.set()
-        self.go.wait()
+        assert self.go.wait(PATIENCE)
         return self._encode(works)
 
-    def ask(self, timeout: float | None = None) -> requests.Response:
+    def ask(self, timeout: float = PATIENCE) -> requests.Response:
         form = {"prompts": '{"points": [[9, 9]]}'}
         return requests.post(
             f"{self.address}/masks", files={"image": self.png}, data=form, timeout=timeout
@@ -52,19 +52,19 @@ class Service:
     def ask_first(self) -> Future[requests.Response]:
         """What the network has begun, and is kept from."""
         first = self.clients.submit(self.ask)
-        self.begun.wait()
+        assert self.begun.wait(PATIENCE)
         return first
 
     def ask_often(self, times: int) -> list[Future[requests.Response]]:
         return [self.clients.submit(self.ask) for _ in range(times)]
 
     def get(self, path: str) -> requests.Response:
-        return requests.get(self.address + path, timeout=60)
+        return requests.get(self.address + path, timeout=PATIENCE)
 
     def stop(self) -> None:
         self.go.set()
         self.server.should_exit = True
-        self.thread.join()
+        self.thread.join(PATIENCE)
         self.clients.shutdown()
 
 
@@ -73,11 +73,6 @@ def service(tiny_sam: Sam, png: bytes) -> Iterator[Service]:
     service = Service(tiny_sam, png)
     yield service
     service.stop()
-
-
-def until(reached: Callable[[], bool]) -> None:
-    while not reached():
-        time.sleep(0.02)
 
 
 def test_many_wait_and_the_surplus_is_refused(service: Service) -> None:

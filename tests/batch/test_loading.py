@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from expedit_sam.batch import loading
+from expedit_sam.batch.sources import list_items
+from expedit_sam.errors import InputError
+from tests.batch.conftest import picture
+from tests.batch.test_sources import png, write_members
+
+
+class Flaky:
+    """Fails the first times that it is asked for bytes."""
+
+    def __init__(self, times: int, error: Exception) -> None:
+        self.times, self.error = times, error
+        self.asked = 0
+        self.waited: list[float] = []
+
+    def __call__(self, item: dict[str, Any]) -> bytes:
+        self.asked += 1
+        if self.asked <= self.times:
+            raise self.error
+        return png(1)
+
+
+def load(uri: str, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(loading, "_bytes", flaky)
+    monkeypatch.setattr(loading, "time", SimpleNamespace(sleep=flaky.waited.append))
+    return loading.load_item({"uri": uri, "image": "a picture", "prompts": None})[0]
+
+
+def test_a_network_that_fails_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    flaky = Flaky(2, OSError("reset by peer"))
+    assert (load("s3://bucket/x.png", flaky, monkeypatch) == picture(1)).all()
+    assert flaky.waited == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "asked"),
+    [
+        ("s3://bucket/x.png", OSError("reset by peer"), 3),
+        ("s3://bucket/x.png", FileNotFoundError(), 1),
+        ("/photos/x.png", OSError("bad sector"), 1),
+    ],
+)
+def test_what_will_not_change_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, uri: str, error: Exception, asked: int
+) -> None:
+    flaky = Flaky(9, error)
+    with pytest.raises(InputError, match=uri):
+        load(uri, flaky, monkeypatch)
+    assert flaky.asked == asked
+
+
+def test_no_more_of_a_tar_is_read_than_the_image(tmp_path: Path) -> None:
+    write_members(tmp_path / "d.tar", {"1.png": png(1), "2.png": png(2)})
+    items = list_items(str(tmp_path / "d.tar")).to_pylist()
+    assert [loading._bytes(item) for item in items] == [png(1), png(2)]
