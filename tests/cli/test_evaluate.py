@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from expedit_sam.evaluate.contenders import Network
+from expedit_sam.evaluate.datasets import draw_examples, find_examples
+from expedit_sam.evaluate.run import evaluate
+from expedit_sam.hourglass import PRESETS
 
 UNTRAINED = ("--checkpoint", "random", "--device", "cpu")
 
@@ -23,6 +31,25 @@ def labelled(tmp_path: Path, photo: np.ndarray) -> Path:
     Image.fromarray(photo).save(folder / "photo.jpg")
     Image.fromarray(labels).save(folder / "photo.png")
     return folder
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the evaluation is begun with."""
+    given: dict[str, Any] = {}
+
+    def spy(*arguments: Any, **more: Any) -> object:
+        given.update(inspect.signature(evaluate).bind(*arguments, **more).arguments)
+        return evaluate(*arguments, **more)
+
+    monkeypatch.setattr("expedit_sam.evaluate.run.evaluate", spy)
+    return given
+
+
+def described(network: Network) -> tuple:
+    """Its name, setting, precision and skip_covered."""
+    weights = next(network.sam.image_encoder.parameters())
+    return network.name, network.setting, weights.dtype, network._generator.skip_covered
 
 
 def test_table_json_and_plot(run: Callable, labelled: Path) -> None:
@@ -45,18 +72,43 @@ def test_table_json_and_plot(run: Callable, labelled: Path) -> None:
     assert again.stdout == result.stdout  # times too: nothing was measured again
 
 
-def test_precision_beside_float32(run: Callable, labelled: Path) -> None:
-    asked = ("--speed", "exact", "--prompts", "click", "--precision", "bfloat16")
+def test_precision_beside_float32(run: Callable, labelled: Path, measured: dict) -> None:
+    asked = ("--speed", "fast", "--prompts", "click", "--precision", "bfloat16")
     assert run("evaluate", labelled, *asked, *UNTRAINED).exit_code == 0
+    assert list(map(described, measured["networks"])) == [
+        ("exact", None, torch.float32, 0),
+        ("fast", PRESETS["fast"], torch.float32, 0),
+        ("exact in bfloat16", None, torch.bfloat16, 0),
+        ("fast in bfloat16", PRESETS["fast"], torch.bfloat16, 0),
+    ]
     report = json.loads(Path("evaluation/report.json").read_text())
-    assert list(report["results"]) == ["exact", "exact in bfloat16"]
+    assert list(report["results"]) == [network.name for network in measured["networks"]]
 
 
-def test_skipped_points_beside_the_full_grid(run: Callable, labelled: Path) -> None:
+def test_skipped_points_beside_the_full_grid(run: Callable, labelled: Path, measured: dict) -> None:
     asked = ("--speed", "exact", "--prompts", "everything", "--skip-covered", "0.1")
     assert run("evaluate", labelled, *asked, *UNTRAINED).exit_code == 0
+    assert list(map(described, measured["networks"])) == [
+        ("exact", None, torch.float32, 0),
+        ("exact, skip_covered 0.1", None, torch.float32, 0.1),
+    ]
     report = json.loads(Path("evaluation/report.json").read_text())
     assert list(report["results"]) == ["exact", "exact, skip_covered 0.1"]
+
+
+def test_images_and_regions_are_drawn_as_asked(
+    run: Callable, tmp_path: Path, measured: dict
+) -> None:
+    numbers = range(9)
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": 9, "width": 9} for n in numbers]
+    outlines = [{"image_id": n, "segmentation": [[0, 0, 5, 0, 5, 5]]} for n in numbers]
+    document = {"images": images, "annotations": outlines}
+    (tmp_path / "coco.json").write_text(json.dumps(document))
+    drawn = ("--images", 3, "--regions", 2, "--seed", 5, "--image-folder", "elsewhere")
+    assert run("evaluate", "coco.json", *drawn, *UNTRAINED).exit_code == 2  # there is no image
+    expected = draw_examples(find_examples(Path("coco.json"), Path("elsewhere")), 3, 5)
+    assert [e.image_file for e in measured["examples"]] == [e.image_file for e in expected]
+    assert (measured["regions"], measured["seed"]) == (2, 5)
 
 
 @pytest.mark.parametrize(

@@ -85,19 +85,9 @@ def test_precision(run: Callable, photo_file: Path) -> None:
     assert "photo.json" in files(Path("out"))
 
 
-def test_crops(run: Callable, photo_file: Path) -> None:
-    assert run("masks", photo_file, *ALL, "--crop-n-layers", 1).exit_code == 0
-    crops = {
-        tuple(annotation["crop_box"])
-        for annotation in json.loads(Path("out/photo.json").read_text())["annotations"]
-    }
-    assert crops
-
-
-def test_every_model_has_its_defaults(
-    run: Callable, photo_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert RECOMMENDED.keys() == ARCHITECTURES.keys()
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """The arguments that the generator is given."""
     given: dict = {}
 
     class Spy(SamAutomaticMaskGenerator):
@@ -106,8 +96,28 @@ def test_every_model_has_its_defaults(
             super().__init__(model, **arguments | {"points_per_side": 1})
 
     monkeypatch.setattr("expedit_sam.everything.SamAutomaticMaskGenerator", Spy)
+    return given
+
+
+def test_every_model_has_its_defaults(run: Callable, photo_file: Path, given: dict) -> None:
+    assert RECOMMENDED.keys() == ARCHITECTURES.keys()
     run("masks", photo_file, "--checkpoint", "random", "--pred-iou-thresh", 0.25)
     assert given.items() >= (RECOMMENDED["vit_s"] | {"pred_iou_thresh": 0.25}).items()
+
+
+def test_options_reach_the_generator(run: Callable, photo_file: Path, given: dict) -> None:
+    options = {
+        "points_per_side": 5,
+        "points_per_batch": 7,
+        "pred_iou_thresh": 0.25,
+        "stability_score_thresh": 0.5,
+        "min_mask_region_area": 9,
+        "crop_n_layers": 1,
+        "skip_covered": 0.125,
+    }
+    texts = [(f"--{name.replace('_', '-')}", value) for name, value in options.items()]
+    run("masks", photo_file, "--checkpoint", "random", *(part for text in texts for part in text))
+    assert given == RECOMMENDED["vit_s"] | options | {"output_mode": "coco_rle"}
 
 
 # --- images of every kind ------------------------------------------------------------------
@@ -300,7 +310,8 @@ def test_full_disk(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(Path, "write_text", full)  # the json, after masks and overlay
+    another = shutil.copy(photo_file, "another.png")
     assert "cannot write to out (No space left on device)" in only_error(
-        run("masks", photo_file, *ALL)
+        run("masks", photo_file, another, *ALL)
     )
     assert files(Path("out")) == []

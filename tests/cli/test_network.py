@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from expedit_sam.cli import network
+from expedit_sam.errors import InputError
 from expedit_sam.hourglass import PRESETS
 from expedit_sam.model.architectures import ARCHITECTURES
 
@@ -39,3 +41,41 @@ def test_auto_takes_the_best_device(
     )
     network.load_network("vit_s", "random", "exact", "auto")
     assert chosen == [expected]
+
+
+CHOSEN = {
+    "--speed": ("fast", "hourglass", PRESETS["fast"]),
+    "--precision": ("bfloat16", "precision", "bfloat16"),
+    "--device": ("mps", "device", "mps"),
+    "--compile": (None, "compiled", True),
+}
+
+
+@pytest.mark.usefixtures("photo_file")
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("masks photo.png", ["--speed", "--precision", "--device", "--compile"]),
+        ("predict photo.png --point 1,1", ["--speed", "--precision", "--device"]),
+        ("batch . --workers 0", ["--speed", "--precision", "--device"]),
+        ("bench photo.png", ["--precision", "--device", "--compile"]),
+        ("tune --images .", ["--device"]),
+        ("export", ["--speed"]),
+        ("serve --port 0", ["--speed", "--precision", "--device"]),
+    ],
+)
+def test_every_command_loads_the_network_it_is_told(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, command: str, options: list[str]
+) -> None:
+    given: dict[str, Any] = {}
+
+    def build_sam(model: str, **arguments: Any) -> None:
+        given.update(arguments, model=model)
+        raise InputError("enough")
+
+    monkeypatch.setattr("expedit_sam.build.build_sam", build_sam)
+    asked = [text for option in options for text in (option, CHOSEN[option][0]) if text]
+    result = run(*command.split(), "--model", "vit_b", "--checkpoint", "my.pth", *asked)
+    assert result.stderr == "error: enough\n"
+    expected = {name: value for _, name, value in (CHOSEN[option] for option in options)}
+    assert given.items() >= ({"model": "vit_b", "checkpoint": "my.pth"} | expected).items()

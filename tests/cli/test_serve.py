@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import inspect
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+
+from expedit_sam.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,6 +32,29 @@ def test_without_the_extra(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = only_error(run("serve"))
     assert line == "error: the service needs fastapi: pip install 'expedit-sam[serve]'"
+
+
+@pytest.mark.usefixtures("tiny_vit_s")
+def test_limits_are_those_asked_for(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    from expedit_sam.serve.engine import Engine
+
+    given: dict[str, Any] = {}
+
+    def engine(*arguments: Any) -> None:
+        given.update(inspect.signature(Engine).bind(*arguments).arguments)
+
+    def build_app(engine: None, megabytes: float) -> None:
+        given["megabytes"] = megabytes
+        raise InputError("enough")
+
+    monkeypatch.setattr("expedit_sam.serve.engine.Engine", engine)
+    monkeypatch.setattr("expedit_sam.serve.app.build_app", build_app)
+    limits = {"megabytes": 3, "megapixels": 4, "kept": 5, "waiting": 6}
+    asked = [part for name, value in limits.items() for part in (f"--{name}", value)]
+    run("serve", "--port", 0, "--checkpoint", "random", "--precision", "bfloat16", *asked)
+    named = {"model": "vit_s", "speed": "exact in bfloat16"}
+    assert given.items() >= (limits | named).items()
 
 
 def test_the_service_itself(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from expedit_sam.errors import InputError
 
 UNTRAINED = ("--checkpoint", "random", "--device", "cpu")
 
@@ -38,6 +41,29 @@ def test_prints_a_setting_that_masks_takes(
     assert found
     again = run("masks", photos, "--speed", found[1], "--points-per-side", "2", *UNTRAINED)
     assert again.exit_code == 0, again.stderr
+
+
+def test_images_are_drawn_by_count_and_seed(
+    run: Callable, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9):
+        (photos / f"{number}.jpg").touch()
+    given: list[tuple] = []
+
+    def search(sam: object, files: list[Path], keep: float, **_: Any) -> None:
+        given.append((keep, [file.name for file in files]))
+        raise InputError("enough")
+
+    monkeypatch.setattr("expedit_sam.evaluate.tune.tune", search)
+    for seed in (1, 1, 2):
+        asked = ("--count", 3, "--seed", seed, "--keep", 0.5)
+        run("tune", "--images", photos, *asked, *UNTRAINED)
+    first, same, other = given
+    assert first == same != other
+    keep, names = first
+    assert keep == 0.5
+    assert len(names) == 3
+    assert names == sorted(names)
 
 
 @pytest.mark.usefixtures("photos")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from expedit_sam import Hourglass, SamAutomaticMaskGenerator, SamPredictor
+from expedit_sam.evaluate.baselines import find_baselines
 from expedit_sam.evaluate.contenders import Answer, Network, Prompts, networks_at
 from expedit_sam.evaluate.datasets import find_examples
 from expedit_sam.evaluate.prompts import KINDS, bounding_box, interior_point
@@ -106,6 +107,24 @@ def test_against_the_exact_network(labelled: Path) -> None:
     assert other["box"]["change"] == [-1, -1]
 
 
+def test_regions_taken_one_by_one_give_the_same(
+    labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, truth = find_examples(labelled)[0].read(None, 0)
+    (grabcut,) = find_baselines(["grabcut"])
+    kinds = ("box", "jittered-box")
+    trial = Trial(image, truth, kinds, np.random.default_rng(0))
+    together = trial.run(grabcut, None)
+    monkeypatch.setattr("expedit_sam.evaluate.trial._PROMPTS_AT_ONCE", 1)
+    one_by_one = trial.run(grabcut, together)
+    assert one_by_one.masks == together.masks
+    for kind in kinds:
+        figures = one_by_one.figures[kind]
+        assert figures["iou"] == together.figures[kind]["iou"]
+        assert figures["same_as_exact"] == [1, 1]
+        assert figures["change"] == [0, 0]
+
+
 def test_a_network_answers_as_its_predictor_does(tiny_sam: Sam, photo: np.ndarray) -> None:
     _, network = networks_at(tiny_sam, SETTINGS, EVERYTHING)
     network.set_image(photo)
@@ -133,6 +152,16 @@ def test_a_network_answers_as_its_predictor_does(tiny_sam: Sam, photo: np.ndarra
 
     generator = SamAutomaticMaskGenerator(tiny_sam, **EVERYTHING)
     assert len(network.everything(photo)) == len(generator.generate(photo)) > 0
+
+
+def test_everything_is_found_at_each_settings_own_speed(tiny_sam: Sam, photo: np.ndarray) -> None:
+    used = []
+    tiny_sam.image_encoder.register_forward_hook(
+        lambda encoder, args, output: used.append(encoder.hourglass)
+    )
+    for network in networks_at(tiny_sam, SETTINGS, EVERYTHING):
+        network.everything(photo)
+    assert used == list(SETTINGS.values())
 
 
 def test_what_a_networks_records_depend_on(tiny_sam: Sam) -> None:

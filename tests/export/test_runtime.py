@@ -12,7 +12,7 @@ import pytest
 from expedit_sam.errors import InputError
 from expedit_sam.everything import SamAutomaticMaskGenerator
 from expedit_sam.export import runtime
-from expedit_sam.export.write import export_sam
+from expedit_sam.export.write import _save_onnx, export_sam
 from expedit_sam.predictor import SamPredictor
 from tests.export.conftest import Export, small_sam
 
@@ -59,6 +59,21 @@ def test_predictor_gives_the_networks_masks(
     assert masks.shape[0] == scores.shape[0] == (3 if prompt.get("multimask_output", True) else 1)
 
 
+def test_an_export_of_single_masks_gives_the_best_one(photo: np.ndarray, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    sam = small_sam()
+    export_sam(sam, tmp_path, model="vit_s", return_single_mask=True)
+    theirs, ours = SamPredictor(sam), runtime.SamPredictor(tmp_path)
+    for predictor in (theirs, ours):
+        predictor.set_image(photo)
+    masks, scores, _ = theirs.predict(**PROMPTS[0])
+    found, score, _ = ours.predict(**PROMPTS[0])
+    assert found.shape == (1, *photo.shape[:2])
+    assert (found[0] != masks[scores.argmax()]).mean() < 1e-3
+    np.testing.assert_allclose(score, [scores.max()], atol=1e-3)
+
+
 @pytest.mark.parametrize("layers", [0, 1])
 def test_everything_mode_finds_the_networks_masks(
     exported: Export, photo: np.ndarray, layers: int
@@ -90,8 +105,8 @@ def test_bgr_and_faults_are_as_with_the_network(exported: Export, photo: np.ndar
 
 def test_strangers_are_refused(exported: Export, tmp_path: Path) -> None:
     _, folder = exported("balanced")
-    export_sam(small_sam("balanced", seed=1), tmp_path, model="vit_s")
-    shutil.copy(folder / "encoder.onnx", tmp_path / "encoder.onnx")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    _save_onnx(folder / "encoder.onnx", tmp_path / "encoder.onnx", "another digest")
     with pytest.raises(InputError, match="an encoder and a decoder of different networks"):
         runtime.SamPredictor(tmp_path)
     (tmp_path / "encoder.onnx").write_bytes(b"no graph")

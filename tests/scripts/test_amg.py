@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -19,6 +20,7 @@ from pycocotools import mask as coco
 from expedit_sam import Hourglass, SamAutomaticMaskGenerator, SamPredictor
 from expedit_sam.build import build_sam
 from expedit_sam.cli.original_format import HEADER
+from expedit_sam.cli.original_options import add_options, generator_arguments, hourglass_setting
 from expedit_sam.hourglass import PRESETS
 from expedit_sam.model.architectures import ARCHITECTURES, new_sam
 from expedit_sam.weights.read import read_sam
@@ -29,7 +31,7 @@ LENIENT = "--points-per-side 3 --pred-iou-thresh -9 --stability-score-thresh 0 -
 EVERY_OPTION = (
     "--model-type default --device cpu --points-per-side 2 --points-per-batch 3 "
     "--pred-iou-thresh -9 --stability-score-thresh 0 --stability-score-offset 0.5 "
-    "--box-nms-thresh 0.9 --crop-n-layers 1 --crop-nms-thresh 0.9 --crop-overlap-ratio 0.3 "
+    "--box-nms-thresh 0.9 --crop-n-layers 1 --crop-nms-thresh 0.8 --crop-overlap-ratio 0.3 "
     "--crop-n-points-downscale-factor 2 --min-mask-region-area 5 --use_hourglass "
     "--hourglass_clustering_location 2 --hourglass_num_cluster 81 --hourglass_cluster_iters 2 "
     "--hourglass_temperture 0.01 --hourglass_cluster_window_size 3 "
@@ -142,6 +144,27 @@ def test_every_option_of_the_original_is_taken(
     files = ["--checkpoint", checkpoint, "--input", photos / "a.png", "--output", out]
     assert amg(monkeypatch, *files, *EVERY_OPTION.split()) == 0
     assert (out / "a" / "metadata.csv").exists()
+
+
+def test_every_option_of_the_original_counts() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = parser.parse_args(EVERY_OPTION.split())
+    assert generator_arguments(options) == {
+        "points_per_side": 2,
+        "points_per_batch": 3,
+        "pred_iou_thresh": -9,
+        "stability_score_thresh": 0,
+        "stability_score_offset": 0.5,
+        "box_nms_thresh": 0.9,
+        "crop_n_layers": 1,
+        "crop_nms_thresh": 0.8,
+        "crop_overlap_ratio": 0.3,
+        "crop_n_points_downscale_factor": 2,
+        "min_mask_region_area": 5,
+    }
+    published = Hourglass(2, 81, 2, 0.01, 3, 7, False, False, False, False)
+    assert hourglass_setting(options) == published
 
 
 @pytest.mark.parametrize(
