@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -227,3 +228,12 @@ def test_a_run_that_was_stopped_forgets_the_image(tiny_sam: Sam, photo: np.ndarr
     with pytest.raises(KeyboardInterrupt):
         generator.generate(photo, stop)
     assert not generator.predictor.is_image_set
+
+
+def test_thresholds_of_another_network_are_warned_of(tiny_sam: Sam, photo: np.ndarray) -> None:
+    tiny_sam.mask_decoder.iou_prediction_head.layers[-1].bias.data.fill_(-9)
+    with pytest.warns(UserWarning, match=r"pass \*\*RECOMMENDED\['vit_s'\]"):
+        assert SamAutomaticMaskGenerator(tiny_sam, 2).generate(photo) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SamAutomaticMaskGenerator(tiny_sam, 2, pred_iou_thresh=0.5).generate(photo)

@@ -83,5 +83,6 @@ def export(
         return  # which of the masks it takes is its choice
     pictures = [read_image(file) for file in files] or [drawn_picture()]
     kept = agreement(SamPredictor(sam), ExportedPredictor(out), pictures)
-    on = f"{len(files)} images" if files else "a drawing (--images takes photos)"
+    number = "1 image" if len(files) == 1 else f"{len(files)} images"
+    on = number if files else "a drawing (--images takes photos)"
     typer.echo(f"mean IoU with PyTorch's masks in float32: {kept:.4f}, on {on}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,6 +32,8 @@ from expedit_sam.everything.prompts import (
 from expedit_sam.everything.regions import remove_small_regions
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+# Predicted IoU and stability score, and the size of low-res logits: SAM's.
+_THRESHOLDS, _LOW_RES_SIZE = (0.88, 0.95), (256, 256)
 # A part of the work on each has to wait for the others'.
 _MASKS_AT_ONCE = min(os.cpu_count() or 1, 4)
 
@@ -72,8 +75,8 @@ class SamAutomaticMaskGenerator:
         model: Any,
         points_per_side: int | None = 32,
         points_per_batch: int = 64,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
+        pred_iou_thresh: float = _THRESHOLDS[0],
+        stability_score_thresh: float = _THRESHOLDS[1],
         stability_score_offset: float = 1.0,
         box_nms_thresh: float = 0.7,
         crop_n_layers: int = 0,
@@ -164,8 +167,19 @@ class SamAutomaticMaskGenerator:
                 self.min_mask_region_area,
                 max(self.box_nms_thresh, self.crop_nms_thresh),
             )
+        if not len(data["rles"]):
+            self._warn_if_thresholds_are_of_another_network()
         data.to_numpy()
         return [self._record(data, i) for i in range(len(data["rles"]))]
+
+    def _warn_if_thresholds_are_of_another_network(self) -> None:
+        thresholds = (self.pred_iou_thresh, self.stability_score_thresh)
+        if thresholds == _THRESHOLDS and self.predictor.mask_input_size != _LOW_RES_SIZE:
+            warnings.warn(
+                f"no mask passed SAM's thresholds, {thresholds}: for the embedded vit_s pass "
+                "**RECOMMENDED['vit_s'] of expedit_sam.everything.recommended",
+                stacklevel=3,
+            )
 
     def _record(self, data: MaskData, index: int) -> dict[str, Any]:
         encoded = data["rles"][index]
