@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from expedit_sam.cli import app
+from expedit_sam.cli import main
 
 if __name__ == "__main__":
-    app(["demo", *sys.argv[1:]], prog_name="expedit-sam")
+    sys.argv.insert(1, "demo")
+    main()

@@ -1,24 +1,50 @@
-"""How the C library's allocator treats the large blocks that a network frees."""
+"""What the C library's allocator does with the memory that a network or a thread frees.
+
+All this is for glibc; with another C library nothing happens. Who sets glibc's own variables
+(``MALLOC_...``, ``GLIBC_TUNABLES``) keeps them.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from contextlib import suppress
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names in glibc's mallopt, less their M_
+# Names in glibc's mallopt, less their M_.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 def keep_freed_memory() -> None:
     """Have glibc use freed memory again instead of asking Linux for new pages, which it clears.
 
     It is called once there is a network to run, since reading one frees much that nobody needs
-    again. Who sets glibc's own variables (``MALLOC_...``, ``GLIBC_TUNABLES``) keeps them.
+    again.
     """
-    if sys.platform != "linux":
-        return
-    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
-    mallopt(_MMAP_THRESHOLD, 64 * 2**20)  # smaller blocks come from the heap,
-    mallopt(_TRIM_THRESHOLD, 256 * 2**20)  # which keeps so much that is free
+    _set(_MMAP_THRESHOLD, 64 * 2**20)  # smaller blocks come from the heap,
+    _set(_TRIM_THRESHOLD, 256 * 2**20)  # which keeps so much that is free
+
+
+def share_arenas() -> None:
+    """Let threads that start from now on share two arenas.
+
+    By itself glibc gives each of a server's many threads one of its own, and keeps in it what the
+    thread has freed: memory grows although nothing is kept.
+    """
+    _set(_ARENA_MAX, 2)
+
+
+def give_back() -> None:
+    """Return what is free to the system."""
+    _glibc("malloc_trim", 0)
+
+
+def _set(option: int, value: int) -> None:
+    if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        _glibc("mallopt", option, value)
+
+
+def _glibc(name: str, *arguments: int) -> None:
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            getattr(ctypes.CDLL(None), name)(*arguments)

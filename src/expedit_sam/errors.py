@@ -9,3 +9,14 @@ class InputError(ValueError):
 
 class CheckpointError(InputError):
     """A checkpoint that is missing, damaged, foreign or of another model."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, PyTorch or OpenCV had no memory left."""
+    texts = (
+        "CUDA out of memory",
+        "MPS backend out of memory",
+        "can't allocate memory",
+        "Insufficient memory",
+    )
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)

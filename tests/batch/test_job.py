@@ -127,6 +127,13 @@ def test_only_the_same_question_goes_on(tmp_path: Path, pictures: Path) -> None:
         job_of(tmp_path, pictures)
 
 
+def test_the_first_difference_is_named(tmp_path: Path, pictures: Path) -> None:
+    asked = ["source", "images", "model", "speed", "everything", "weights"]
+    job_of(tmp_path, pictures, **dict.fromkeys(asked, "a"))
+    with pytest.raises(InputError, match="was begun with speed 'a', not 'b'"):
+        job_of(tmp_path, pictures, **dict.fromkeys(asked, "b"))
+
+
 def test_shards_of_nobody_are_left_alone(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "000000.parquet").write_bytes(b"precious")

@@ -45,6 +45,8 @@ def test_a_network_that_fails_for_a_moment_is_asked_again(monkeypatch: pytest.Mo
     [
         ("s3://bucket/x.png", OSError("reset by peer"), 3),
         ("s3://bucket/x.png", FileNotFoundError(), 1),
+        ("s3://bucket/x.png", PermissionError(), 1),
+        ("s3://bucket/x.parquet", InputError("row 1 of s3://bucket/x.parquet holds no bytes"), 1),
         ("/photos/x.png", OSError("bad sector"), 1),
     ],
 )

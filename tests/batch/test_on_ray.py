@@ -46,6 +46,17 @@ def test_a_dataset_without_images(local: None, tiny_sam: Sam) -> None:
         segment(ray.data.range(3), tiny_sam, Task.of(tiny_sam))
 
 
+def test_segment_leaves_the_network_where_it_is(
+    tiny_sam: Sam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from expedit_sam.batch import on_ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(on_ray, "_stages", lambda _, sam, *more: sam.to("meta"))
+    moved = segment(None, tiny_sam, Task.of(tiny_sam), column="image")
+    assert (moved.device.type, tiny_sam.device.type) == ("meta", "cpu")
+
+
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_a_device_that_is_not_there(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from expedit_sam.batch.on_ray import Shape

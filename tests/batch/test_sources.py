@@ -4,7 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import fsspec
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 
 from expedit_sam.batch.loading import load_item
 from expedit_sam.batch.schema import ITEMS
-from expedit_sam.batch.sources import _braces, list_items
+from expedit_sam.batch.sources import _below, _braces, list_items
 from expedit_sam.errors import InputError
 from tests.batch.conftest import picture, write_pictures
 
@@ -93,6 +93,37 @@ def test_limit(pictures: Path) -> None:
     shows(listed(pictures, None, 2), 0, 1)
 
 
+def test_no_more_files_are_read_than_the_limit_needs(tmp_path: Path) -> None:
+    write_tar(tmp_path / "d-0.tar", [4])
+    (tmp_path / "d-1.tar").write_bytes(b"no tar")
+    shows(listed(tmp_path / "d-{0..1}.tar", None, 1), 4)
+
+
+def test_a_long_list_is_numbered_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expedit_sam.batch.sources._TOGETHER", 2)
+    items = listed(write_pictures(tmp_path / "a", 5))
+    assert [item["image_id"] for item in items] == [1, 2, 3, 4, 5]
+    shows(items, 0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("name", ["a::b", "q{0..1}"])
+def test_names_of_local_files_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
+    folder = write_pictures(tmp_path / name, 2)
+    (folder / f"{name}.txt").write_text("001.png\n")
+    pq.write_table(pa.table({"bytes": [png(3)]}), folder / f"{name}.parquet")
+    write_tar(folder / f"{name}.tar", [4])
+    write_coco_json(folder / f"{name}.json", 1)
+    shows(listed(folder), 0, 1)
+    for suffix, number in {"txt": 1, "parquet": 3, "tar": 4, "json": 0}.items():
+        shows(listed(folder / f"{name}.{suffix}"), number)
+
+
+def test_whole_paths_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expedit_sam.batch.sources.Path", PureWindowsPath)
+    assert _below("C:/lists", r"D:\photos\1.jpg") == r"D:\photos\1.jpg"
+    assert _below("C:/lists", "1.jpg") == "C:/lists/1.jpg"
+
+
 def test_list(tmp_path: Path, pictures: Path) -> None:
     absolute = pictures / "000.png"
     (tmp_path / "list.txt").write_text(f"pictures/001.png\n\n{absolute}\npictures/001.png\n")
@@ -145,6 +176,12 @@ def test_webdataset_with_two_images_of_a_key(tmp_path: Path) -> None:
     assert [item["image"] for item in items] == ["d.tar/k.bmp", "d.tar/k.png"]
     assert [item["prompts"] for item in items] == [[POINT], [POINT]]
     shows(items, 1, 2)
+
+
+def test_what_a_mac_adds_to_a_tar_is_passed_over(tmp_path: Path) -> None:
+    added = {f"a/{name}": b"\x00\x05\x16\x07" for name in ("._k.png", "._k.json", ".DS_Store")}
+    write_members(tmp_path / "d.tar", added | {"a/k.png": png(1)})
+    shows(listed(tmp_path / "d.tar"), 1)
 
 
 @pytest.mark.parametrize(
@@ -212,12 +249,36 @@ def write_coco_json(path: Path, *ids: object) -> None:
     path.write_text(json.dumps({"images": images}))
 
 
-@pytest.mark.parametrize("more", [{}, {"annotations": []}])
-def test_coco_without_annotations_asks_for_everything(tmp_path: Path, more: dict) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"annotations": []},
+        {"annotations": [{"image_id": 1, "segmentation": [[1, 2, 3, 4, 5, 6]]}]},
+    ],
+)
+def test_coco_without_prompts_asks_for_everything(tmp_path: Path, more: dict) -> None:
     images = [{"id": 1, "file_name": "000.png"}]
     (tmp_path / "d.json").write_text(json.dumps({"images": images} | more))
     (item,) = list_items(str(tmp_path / "d.json")).to_pylist()
     assert item["prompts"] is None
+
+
+@pytest.mark.parametrize(
+    ("annotation", "says"),
+    [
+        ({"image_id": 1, "bbox": []}, r"its bbox is no \[x, y, width, height\]: mend or remove"),
+        ({"image_id": 1, "keypoints": [3, 4]}, "its keypoints are no .*: mend or remove"),
+        ({"image_id": 7, "bbox": [1, 2, 3, 4]}, "there is no image 7: mend or remove"),
+        ({"bbox": [1, 2, 3, 4]}, "there is no image None: mend or remove"),
+    ],
+)
+def test_a_faulty_annotation_is_named(tmp_path: Path, annotation: dict, says: str) -> None:
+    images = [{"id": 1, "file_name": "000.png"}]
+    document = {"images": images, "annotations": [{"id": 5} | annotation]}
+    (tmp_path / "d.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=rf"annotation 5 in .*d\.json: {says}"):
+        list_items(str(tmp_path / "d.json"))
 
 
 @pytest.mark.parametrize("number", ["7", 2**64, 1.5, True, None])

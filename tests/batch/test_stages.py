@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
 from pycocotools import mask as coco
 
+from expedit_sam.batch import network, stages
 from expedit_sam.batch.loading import load_row
 from expedit_sam.batch.network import Network
+from expedit_sam.batch.passes import Scaler
 from expedit_sam.batch.schema import RESULT
 from expedit_sam.batch.stages import make_masks, read
 from expedit_sam.batch.task import Task
@@ -92,6 +95,44 @@ def test_a_bad_row_says_so_and_the_others_stay(tiny_sam: Sam) -> None:
     assert len(good["masks"]) == 1
     assert bad["masks"] is None
     assert "points" in bad["error"]
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception) -> None:
+    """Let a function fail at its first call."""
+    function, errors = getattr(owner, name), [error]
+
+    def failing(*given: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return function(*given)
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (Scaler, "set_image", MemoryError()),
+        (network, "ask_prompts", RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")),
+        (stages, "upscale_masks", cv2.error("(-4:Insufficient memory) Failed to allocate")),
+    ],
+)
+def test_an_image_that_memory_is_short_of_fails_alone(
+    tiny_sam: Sam, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception
+) -> None:
+    fail_once(monkeypatch, owner, name, error)
+    rows = [{"n": n, "points": [[1.0, 2.0]]} for n in (1, 2)]
+    failed, good = through(tiny_sam, Task.of(tiny_sam), rows)
+    assert failed["error"] == "the image needs more memory than there is: scale it down"
+    assert failed["masks"] is failed["height"] is failed["width"] is None
+    assert good["error"] is None
+    assert len(good["masks"]) == 1
+
+
+def test_a_fault_of_ours_is_no_image_s(tiny_sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_once(monkeypatch, stages, "upscale_masks", RuntimeError("ours"))
+    with pytest.raises(RuntimeError, match="ours"):
+        through(tiny_sam, Task.of(tiny_sam), [{"n": 1, "points": [[1.0, 2.0]]}])
 
 
 def test_no_prompts_no_masks(tiny_sam: Sam) -> None:

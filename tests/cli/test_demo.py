@@ -25,8 +25,20 @@ def test_a_checkpoint_that_is_missing(run: Callable, only_error: Callable) -> No
     assert "missing.pth" in only_error(run("demo", "--checkpoint", "missing.pth"))
 
 
+@pytest.mark.parametrize("host", ["203.0.113.1", "a" * 70, "ä" * 70])
+def test_an_address_that_cannot_be_had(run: Callable, only_error: Callable, host: str) -> None:
+    pytest.importorskip("gradio")
+    line = only_error(run("demo", "--host", host, "--checkpoint", "missing.pth"))
+    assert line.startswith(f"error: cannot listen on {host}, port 7860: choose others with --host")
+
+
 @pytest.mark.slow
-def test_app_py_serves_until_it_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("by", "code", "last_word"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_app_py_serves_until_it_is_stopped(
+    tmp_path: Path, by: signal.Signals, code: int, last_word: str
+) -> None:
     pytest.importorskip("gradio")
     import requests
 
@@ -36,7 +48,8 @@ def test_app_py_serves_until_it_is_stopped(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, ROOT / "app.py", "--port", str(port)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"},
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -45,10 +58,14 @@ def test_app_py_serves_until_it_is_stopped(tmp_path: Path) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line == f"Open http://127.0.0.1:{port}/ in a browser. Ctrl+C stops.\n"
-        assert "Expedit-SAM" in requests.get(f"http://127.0.0.1:{port}/", timeout=30).text
+        address = f"http://127.0.0.1:{port}/"
+        assert "Expedit-SAM" in requests.get(address, timeout=30).text
+        requests.post(f"{address}gradio_api/upload", files={"files": b"secret"}, timeout=30)
+        assert len(list(tmp_path.glob("expedit-sam-demo-*/*/files"))) == 1
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "interrupted"
+    assert process.returncode == code
+    assert errors.endswith(last_word)
     assert "Traceback" not in errors
+    assert not list(tmp_path.glob("expedit-sam-demo-*"))

@@ -302,6 +302,24 @@ def test_results_do_not_go_among_the_images(
     assert "is the folder of the images" in only_error(run("masks", folder, "--out", folder))
 
 
+def test_an_image_that_memory_is_short_of(
+    run: Callable, photo_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(image: np.ndarray, records: list) -> np.ndarray:
+        if not scarce.done:
+            scarce.done = True
+            raise MemoryError
+        return image
+
+    scarce.done = False  # type: ignore[attr-defined]
+    monkeypatch.setattr("expedit_sam.draw.overlay", scarce)
+    result = run("masks", photo_file, shutil.copy(photo_file, "another.png"), *ALL)
+    assert result.exit_code == 2
+    assert f"error: {photo_file} needs more memory than there is" in result.stderr
+    assert Path("out/another.json").exists()
+    assert not Path("out/photo.json").exists()
+
+
 def test_full_disk(
     run: Callable, photo_file: Path, only_error: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from expedit_sam.demo.masks import candidates
 from expedit_sam.demo.networks import Networks
 from expedit_sam.demo.pictures import Picture, read_picture
 from expedit_sam.draw import binary_mask
+from expedit_sam.errors import InputError
 
 
 @pytest.fixture
@@ -67,3 +70,23 @@ def test_an_empty_cutout_is_transparent(
     logits = np.full((80, 80), -1, np.float32)
     cutout, _ = write_cutout(large, encoding, logits, tmp_path)
     assert np.array(Image.open(cutout))[..., 3].max() == 0
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    tiny_networks: Networks, large: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    encoding = tiny_networks.encode("vit_s", "exact", large.image)
+    logits = np.ones((80, 80), np.float32)
+    folder = tmp_path / "files"
+    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(shutil, "make_archive", full)
+    for write in (
+        lambda: write_everything(large, [], folder, lambda _: None),
+        lambda: write_cutout(large, encoding, logits, folder),
+    ):
+        with pytest.raises(InputError, match="No space left"):
+            write()
+        assert list(folder.iterdir()) == []

@@ -104,6 +104,8 @@ def test_by_keyboard_alone(visit: Visit, address: str) -> None:
     press(page, page.get_by_role("tab", name="Click", exact=True))
     said(page, "click-status", "encoded in")
     press(page, page.get_by_role("button", name="Without a mouse"))
+    for axis in "xy":
+        page.get_by_label(f"{axis} in pixels of the uploaded picture").wait_for()
     type_numbers(page, {"click-x": "225", "click-y": "150"})
     with changing(page, "click-picture"):
         press(page, page.get_by_role("button", name="Click there"))

@@ -87,8 +87,9 @@ def test_a_port_that_is_taken(tiny_networks: Networks) -> None:
             pass
 
 
-def test_its_files_go_with_it(tiny_networks: Networks) -> None:
-    with running(tiny_networks, "127.0.0.1", free_port()) as address:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_its_files_go_with_it(tiny_networks: Networks, host: str) -> None:
+    with running(tiny_networks, host, free_port()) as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         assert folder.is_dir()
         assert requests.get(address, timeout=30).ok

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,7 +26,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from expedit_sam.serve.app import build_app
-from expedit_sam.serve.engine import Busy, Engine, Question
+from expedit_sam.serve.engine import Busy, Engine, Question, Stopping
 
 POINT = points_prompt([[1, 1]], [1])
 
@@ -166,6 +167,44 @@ def test_bad_images(client: TestClient, png: bytes) -> None:
     refused(client.post("/masks", content=b"--x\r\nbad", headers=broken), 422, "image: ")
 
 
+def test_an_upload_is_refused_by_the_length_it_announces(client: TestClient, png: bytes) -> None:
+    announced = {"content-length": "300000"}
+    response = client.post("/masks", files={"image": png}, headers=announced)
+    refused(response, 413, "the upload has more than 0.2 MB")
+
+
+def test_an_upload_that_announces_nothing_is_counted(client: TestClient) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="i"\r\n\r\n'
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    response = client.post("/masks", content=iter([part, b"x" * 300_000]), headers=form)
+    assert "content-length" not in response.request.headers
+    refused(response, 413, "the upload has more than 0.2 MB")
+
+
+@pytest.mark.parametrize("what", ["engine.decode_image", "engine.masks_of", "app.decode_mask"])
+def test_no_three_requests_work_at_full_size_at_once(
+    client: TestClient, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    three = threading.Barrier(3)
+    monkeypatch.setattr(f"expedit_sam.serve.{what}", lambda *_: three.wait(timeout=0.3))
+    point = {"points": [[1, 1]]}
+    with ThreadPoolExecutor(3) as clients:
+        asked = [
+            clients.submit(ask, client, encoded(np.roll(photo, shift)), point, format="png")
+            for shift in range(3)
+        ]
+    assert {type(one.exception()) for one in asked} == {threading.BrokenBarrierError}
+
+
+def test_nothing_is_decoded_once_the_service_stops(
+    engine: Engine, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expedit_sam.serve.engine.decode_image", None)
+    engine.stop()
+    with pytest.raises(Stopping):
+        engine.ask(png, [POINT])
+
+
 def test_an_error_is_its_own_question_s(
     engine: Engine, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +288,7 @@ def test_health_metrics_and_page(client: TestClient, png: bytes) -> None:
     assert "expedit_sam_cache_hits 1.0" in figures
     for kind in ("prompts", "everything"):
         assert f'expedit_sam_seconds_count{{of="{kind}"}} 1.0' in figures
+        assert f'expedit_sam_seconds_bucket{{le="250.0",of="{kind}"}} 1.0' in figures
     page = client.get("/").text
     assert "POST /masks" in page
     assert "Each box is a prompt" in page

@@ -232,7 +232,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _check_same(folder: Path, begun: dict[str, Any], asked: dict[str, Any]) -> None:
-    for name in begun.keys() | asked.keys():
+    for name in begun | asked:
         before, now = begun.get(name), asked.get(name)
         if before != now:
             raise InputError(

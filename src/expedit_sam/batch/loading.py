@@ -7,19 +7,18 @@ import time
 from functools import lru_cache
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expedit_sam.base_predictor import check_image
 from expedit_sam.batch.prompts import Prompt, prompts_of
-from expedit_sam.batch.sources import image_column, readable
+from expedit_sam.batch.sources import image_column, open_uri, readable
 from expedit_sam.errors import InputError
 from expedit_sam.images import decode_image
 
 ITEM_COLUMNS = ("uri", "offset", "size", "row", "prompts")
-_TRIES = 3  # of reading over a network
+_WAITS = (1, 2)  # seconds before a network is asked again
 
 
 def load_item(item: dict[str, Any]) -> tuple[np.ndarray, list[Prompt] | None]:
@@ -56,22 +55,20 @@ def load_row(row: dict[str, Any], column: str) -> tuple[np.ndarray, list[Prompt]
 
 def _patiently(item: dict[str, Any]) -> bytes:
     """The bytes of an item; a network may fail for a moment."""
-    for attempt in range(_TRIES):
+    for seconds in _WAITS if "://" in item["uri"] else ():
         try:
             return _bytes(item)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError, InputError):
             raise
         except Exception:
-            if "://" not in item["uri"] or attempt == _TRIES - 1:
-                raise
-            time.sleep(2**attempt)
-    raise AssertionError
+            time.sleep(seconds)
+    return _bytes(item)
 
 
 def _bytes(item: dict[str, Any]) -> bytes:
     if item.get("row") is not None:
         return _cell(item["uri"], item["row"])
-    with fsspec.open(item["uri"], "rb") as file:
+    with open_uri(item["uri"]) as file:
         file.seek(item.get("offset") or 0)
         return file.read(item["size"] if item.get("size") is not None else -1)
 
@@ -89,7 +86,7 @@ def _cell(uri: str, row: int) -> bytes:
 
 @lru_cache(maxsize=16)
 def _row_group_starts(uri: str) -> np.ndarray:
-    with fsspec.open(uri, "rb") as file:
+    with open_uri(uri) as file:
         metadata = pq.ParquetFile(file).metadata
     rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     return np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(int)
@@ -97,7 +94,7 @@ def _row_group_starts(uri: str) -> np.ndarray:
 
 @lru_cache(maxsize=2)  # rows come in order, and a group may hold a thousand images
 def _row_group(uri: str, group: int) -> pa.ChunkedArray:
-    with fsspec.open(uri, "rb") as file:
+    with open_uri(uri) as file:
         data = pq.ParquetFile(file)
         column = image_column(data.schema_arrow)
         return data.read_row_group(group, columns=[column])[column]

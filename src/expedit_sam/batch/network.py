@@ -14,7 +14,7 @@ from torch import Tensor
 
 from expedit_sam.batch.passes import Answer, Asker, blank
 from expedit_sam.batch.prompts import Prompt
-from expedit_sam.batch.stages import Work, generator, with_works, works_of
+from expedit_sam.batch.stages import Work, failing_alone, generator, with_works, works_of
 from expedit_sam.batch.task import Task
 from expedit_sam.model.sam import Sam
 from expedit_sam.predictor import SamPredictor
@@ -90,7 +90,8 @@ class Network:
             own = [next(features) for _ in work.crops]
             work.crops = []
             if work.error is None:
-                work.answers = self.ask(work, own, self.task)
+                with failing_alone(work):
+                    work.answers = self.ask(work, own, self.task)
         seconds = (time.perf_counter() - started) / max(len(works), 1)
         for work in works:
             work.seconds["network"] = seconds

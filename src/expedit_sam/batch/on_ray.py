@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -124,7 +125,8 @@ def segment(
         column = image_column(dataset.schema().base_schema)
     load = partial(load_row, column=column)
     drop = (column, "boxes", "points", "labels")
-    return _stages(dataset, sam, task, load, drop, Shape.of(workers, threads, device))
+    own = deepcopy(sam)  # which goes to the CPU; the caller's stays where it is
+    return _stages(dataset, own, task, load, drop, Shape.of(workers, threads, device))
 
 
 def on_ray(sam: Sam, task: Task, shape: Shape) -> Pipeline:

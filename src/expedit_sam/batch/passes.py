@@ -27,6 +27,9 @@ class PassGenerator(SamAutomaticMaskGenerator):
     def _new_predictor(model: BasePredictor) -> BasePredictor:
         return model
 
+    def _warn_if_thresholds_are_of_another_network(self) -> None:
+        """The task has those of its network."""
+
 
 def blank(size: tuple[int, int]) -> np.ndarray:
     """A black image of this size (H, W) that takes no memory, where only the size matters."""
@@ -42,8 +45,8 @@ class Scaler(BasePredictor):
 
     mask_threshold = 0.0
 
-    def __init__(self, side: int, network_format: str = "RGB") -> None:
-        super().__init__(side, network_format, (0, 0))
+    def __init__(self, side: int) -> None:
+        super().__init__(side, "RGB", (0, 0))
         self.crops: list[np.ndarray] = []
 
     def ask_each(self, points: np.ndarray, least_iou: float) -> Answer:

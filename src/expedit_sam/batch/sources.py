@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,17 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from expedit_sam.batch.prompts import Prompt, box_prompt, points_prompt, prompts_of
 from expedit_sam.batch.schema import ITEMS
 from expedit_sam.errors import InputError
-from expedit_sam.images import SUFFIXES
+from expedit_sam.images import is_image_name
 
 Item = dict[str, Any]
 
 # Where a Parquet file may keep an image: its bytes (or {"bytes", "path"}), or where it is.
 IMAGE_COLUMNS = ("image", "bytes", "img", "jpg", "png", "path", "uri", "url", "file_name")
 _PROMPT_COLUMNS = ("boxes", "points", "labels")
+_TOGETHER = 100_000  # items as dicts, which take several times the memory of a table
 _PLUGINS = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -54,25 +58,34 @@ def list_items(source: str, images: str | None = None, limit: int | None = None)
     Raises:
         InputError: there is nothing of that kind, or it cannot be read.
     """
-    items: list[Item] = []
     if images and "://" not in images:
         images = Path(images).absolute().as_posix()  # a job may go on from another folder
     with readable(source):
-        root, uris = _expand(source)
-        for uri in uris:
-            read = _READERS.get(PurePosixPath(uri).suffix.lower(), _file)
-            base = images or posixpath.dirname(uri)
-            for item in read(uri, base, uri.removeprefix(root).lstrip("/")):
-                if limit is not None and len(items) == limit:
-                    break
-                _check_text(item["uri"])
-                _check_text(item["image"])
-                items.append({"image_id": len(items) + 1, **item, "index": len(items)})
-    if not items:
+        items = _numbered(itertools.islice(_found(source, images), limit))
+        batches = []
+        while some := list(itertools.islice(items, _TOGETHER)):
+            batches.append(pa.RecordBatch.from_pylist(some, ITEMS))
+    if not batches:
         raise InputError(f"no images in {source}: name a folder, list or data set that holds some")
-    table = pa.Table.from_pylist(items, ITEMS)
+    table = pa.Table.from_batches(batches)
     _check_unique(source, table["image_id"])
     return table
+
+
+def _found(source: str, images: str | None) -> Iterator[Item]:
+    """The images of all files that a source stands for; a file is read when its turn comes."""
+    root, uris = _expand(source)
+    for uri in uris:
+        read = _READERS.get(PurePosixPath(uri).suffix.lower(), _file)
+        base = images or posixpath.dirname(uri)
+        yield from read(uri, base, uri.removeprefix(root).lstrip("/"))
+
+
+def _numbered(items: Iterable[Item]) -> Iterator[Item]:
+    for index, item in enumerate(items):
+        _check_text(item["uri"])
+        _check_text(item["image"])
+        yield {"image_id": index + 1, **item, "index": index}
 
 
 def _check_text(name: str) -> None:
@@ -114,13 +127,22 @@ def readable(source: str) -> Iterator[None]:
         raise InputError(f"{source} cannot be read: {reason}") from error
 
 
+def open_uri(uri: str) -> AbstractContextManager[Any]:
+    """A file's bytes; in the name of a local one "::" is no chain of file systems."""
+    return fsspec.open(uri, "rb") if "://" in uri else Path(uri).open("rb")
+
+
 def _expand(source: str) -> tuple[str, list[str]]:
     """The files that a source stands for, sorted, and the folder that they have in common."""
     found: list[str] = []
     roots = []
-    for text in _braces(source):
-        fs, path = url_to_fs(text)
-        prefix = text.partition("://")[0] + "://" if "://" in text else ""
+    as_it_is = "://" not in source and Path(source).exists()
+    for text in [source] if as_it_is else _braces(source):
+        if "://" in text:
+            fs, path = url_to_fs(text)
+            prefix = text.partition("://")[0] + "://"
+        else:
+            fs, path, prefix = LocalFileSystem(), LocalFileSystem._strip_protocol(text), ""
         if fs.isdir(path):
             roots.append(path)
             kept = [file for file in fs.find(path) if _is_image(file, path)]
@@ -153,39 +175,43 @@ def _braces(text: str) -> list[str]:
 
 
 def _is_image(file: str, folder: str) -> bool:
-    parts = PurePosixPath(file.removeprefix(folder)).parts
-    hidden = any(part.startswith(".") for part in parts)
-    return not hidden and PurePosixPath(file).suffix.lower() in SUFFIXES
+    *folders, name = PurePosixPath(file.removeprefix(folder)).parts
+    return is_image_name(name) and not any(part.startswith(".") for part in folders)
 
 
-def _file(uri: str, base: str, name: str) -> Iterable[Item]:
-    return [{"image": name, "uri": uri}]
+def _file(uri: str, base: str, name: str) -> Iterator[Item]:
+    yield {"image": name, "uri": uri}
 
 
-def _list(uri: str, base: str, name: str) -> Iterable[Item]:
-    with fsspec.open(uri, "rt", encoding="utf-8-sig") as file:
-        lines = dict.fromkeys(line.strip() for line in file)  # each once
-    return [{"image": line, "uri": _below(base, line)} for line in lines if line]
+def _list(uri: str, base: str, name: str) -> Iterator[Item]:
+    with open_uri(uri) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig")
+        lines = dict.fromkeys(line.strip() for line in text)  # each once
+    for line in filter(None, lines):
+        yield {"image": line, "uri": _below(base, line)}
 
 
-def _coco(uri: str, base: str, name: str) -> Iterable[Item]:
-    with fsspec.open(uri, "rb") as file:
+def _coco(uri: str, base: str, name: str) -> Iterator[Item]:
+    with open_uri(uri) as file:
         try:
             document = json.load(file)
             for image in document["images"]:
                 _check_id(uri, image["id"])
             prompts: dict[int, list[Prompt]] = {image["id"]: [] for image in document["images"]}
             for annotation in document.get("annotations", []):
-                prompts[annotation["image_id"]] += _annotated(annotation)
-            return [
-                {
+                where = f"annotation {annotation.get('id')} in {uri}"
+                image_id = annotation.get("image_id")
+                if image_id not in prompts:
+                    raise InputError(f"{where}: there is no image {image_id}: mend or remove it")
+                prompts[image_id] += _annotated(annotation, where)
+            has_prompts = any(prompts.values())
+            for image in document["images"]:
+                yield {
                     "image_id": image["id"],
                     "image": image["file_name"],
                     "uri": _below(base, image["file_name"]),
-                    "prompts": prompts[image["id"]] if document.get("annotations") else None,
+                    "prompts": prompts[image["id"]] if has_prompts else None,
                 }
-                for image in document["images"]
-            ]
         except InputError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -202,32 +228,38 @@ def _check_id(uri: str, number: Any) -> None:
         )
 
 
-def _annotated(annotation: dict[str, Any]) -> list[Prompt]:
+def _annotated(annotation: dict[str, Any], where: str) -> list[Prompt]:
     """The box of an annotation; where it has none, its visible keypoints as one prompt."""
-    if "bbox" in annotation:
-        x, y, width, height = annotation["bbox"]
-        return [box_prompt((x, y, x + width, y + height))]
-    numbers = annotation.get("keypoints", [])
-    triples = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
-    points = [(x, y) for x, y, visible in triples if visible]
-    return [points_prompt(points, [1] * len(points))] if points else []
+    form = "bbox is no [x, y, width, height]"
+    try:
+        if "bbox" in annotation:
+            x, y, width, height = annotation["bbox"]
+            return [box_prompt((x, y, x + width, y + height))]
+        form = "keypoints are no [x, y, visible, ...]"
+        numbers = annotation.get("keypoints", [])
+        triples = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+        points = [(x, y) for x, y, visible in triples if visible]
+        return [points_prompt(points, [1] * len(points))] if points else []
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: its {form}: mend or remove it") from None
 
 
-def _tar(uri: str, base: str, name: str) -> Iterable[Item]:
+def _tar(uri: str, base: str, name: str) -> Iterator[Item]:
     """A WebDataset: KEY.jpg, and prompts in a KEY.json beside it.
 
     Only where the images lie in the file is kept, so that any of them can be read alone.
     """
     images: dict[str, Item] = {}  # by name: a key may have several, k.jpg and k.png
     prompts: dict[str, list[Prompt] | None] = {}
-    with fsspec.open(uri, "rb") as file:
+    with open_uri(uri) as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     key, suffix = posixpath.splitext(member.name)
-                    if not member.isfile():
+                    own_name = posixpath.basename(member.name)
+                    if not member.isfile() or own_name.startswith("."):  # ._k.jpg of a Mac
                         continue
-                    if suffix.lower() in SUFFIXES:
+                    if is_image_name(own_name):
                         place = {"uri": uri, "offset": member.offset_data, "size": member.size}
                         images[member.name] = {"image": f"{name}/{member.name}", **place}
                     elif suffix == ".json" and (text := tar.extractfile(member)):
@@ -236,10 +268,8 @@ def _tar(uri: str, base: str, name: str) -> Iterable[Item]:
             raise
         except (tarfile.TarError, ValueError) as error:
             raise InputError(f"{uri} is damaged, or no plain tar: unpack .tar.gz first") from error
-    return [
-        {**item, "prompts": prompts.get(posixpath.splitext(name)[0])}
-        for name, item in images.items()
-    ]
+    for name, item in images.items():
+        yield {**item, "prompts": prompts.get(posixpath.splitext(name)[0])}
 
 
 def _described(text: bytes, where: str) -> list[Prompt] | None:
@@ -259,8 +289,8 @@ def _prompts(row: Item, where: str) -> list[Prompt] | None:
         raise InputError(f"{where}: {error}") from error
 
 
-def _parquet(uri: str, base: str, name: str) -> Iterable[Item]:
-    with fsspec.open(uri, "rb") as file:
+def _parquet(uri: str, base: str, name: str) -> Iterator[Item]:
+    with open_uri(uri) as file:
         try:
             data = pq.ParquetFile(file)
             schema = data.schema_arrow
@@ -303,10 +333,10 @@ def image_column(schema: pa.Schema) -> str:
 
 def _below(base: str, name: str) -> str:
     """A name in a file as a URI: relative ones start from the base."""
-    return name if "://" in name or name.startswith("/") else f"{base.rstrip('/')}/{name}"
+    return name if "://" in name or Path(name).is_absolute() else f"{base.rstrip('/')}/{name}"
 
 
-_READERS: dict[str, Callable[[str, str, str], Iterable[Item]]] = {
+_READERS: dict[str, Callable[[str, str, str], Iterator[Item]]] = {
     ".txt": _list,
     ".json": _coco,
     ".tar": _tar,

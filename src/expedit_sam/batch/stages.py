@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from expedit_sam.batch.passes import Answer, PassGenerator, Repeater, Scaler, bl
 from expedit_sam.batch.prompts import Prompt, check_prompts, points_prompt
 from expedit_sam.batch.schema import RESULT
 from expedit_sam.batch.task import Task
-from expedit_sam.errors import InputError
+from expedit_sam.errors import InputError, is_out_of_memory
 from expedit_sam.everything import rle
 from expedit_sam.transforms import upscale_masks
 
@@ -53,6 +54,19 @@ class Work:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+@contextmanager
+def failing_alone(work: Work) -> Iterator[None]:
+    """Puts down in an image's work what keeps it from having masks, and lets the others go on."""
+    try:
+        yield
+    except InputError as error:
+        work.error = " ".join(str(error).split())
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        work.error = "the image needs more memory than there is: scale it down"
+
+
 def read(table: pa.Table, task: Task, load: Load, drop: tuple[str, ...]) -> pa.Table:
     """Images and prompts, scaled for the network.
 
@@ -72,7 +86,7 @@ def read_one(row: Row, task: Task, load: Load) -> Work:
     """The image and the prompts of one row, scaled for the network."""
     started = time.perf_counter()
     work = Work()
-    try:
+    with failing_alone(work):
         image, prompts = load(row)
         work.size = (image.shape[0], image.shape[1])
         scaler = Scaler(task.side)
@@ -84,8 +98,6 @@ def read_one(row: Row, task: Task, load: Load) -> Work:
             scaler.set_image(image)
         work.crops = scaler.crops
         work.sizes = [(crop.shape[0], crop.shape[1]) for crop in work.crops]
-    except InputError as error:
-        work = Work(error=" ".join(str(error).split()))
     work.seconds["read"] = time.perf_counter() - started
     return work
 
@@ -102,12 +114,15 @@ def make_masks(table: pa.Table, task: Task) -> pa.Table:
 
 def _result(work: Work, task: Task) -> Row:
     started = time.perf_counter()
-    masks = masks_of(work, task) if work.error is None else None
+    masks = None
+    if work.error is None:
+        with failing_alone(work):
+            masks = masks_of(work, task)
     work.seconds["masks"] = time.perf_counter() - started
-    height, width = work.size
+    height, width = work.size if work.error is None else (None, None)
     return {
-        "height": height or None,
-        "width": width or None,
+        "height": height,
+        "width": width,
         "masks": masks,
         "error": work.error,
         "model": task.model,

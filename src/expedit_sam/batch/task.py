@@ -38,7 +38,7 @@ class Task:
         model: str = "vit_s",
         speed: str = "exact",
         everything: dict[str, Any] | None = None,
-        **more: Any,
+        points_per_batch: int = 64,
     ) -> Task:
         """The task for a network.
 
@@ -47,7 +47,7 @@ class Task:
             model: its architecture, which has recommended settings of everything mode.
             speed: what rows call its speed.
             everything: other settings than those; None where prompts are given.
-            more: ``points_per_batch``.
+            points_per_batch: prompts, or points of everything mode, decoded together.
         """
         from expedit_sam.weights.digest import weights_digest
 
@@ -58,5 +58,5 @@ class Task:
             side=sam.image_encoder.img_size,
             threshold=sam.mask_threshold,
             everything=None if everything is None else RECOMMENDED[model] | everything,
-            **more,
+            points_per_batch=points_per_batch,
         )

@@ -21,7 +21,7 @@ from expedit_sam.cli.models import models
 from expedit_sam.cli.predict import predict
 from expedit_sam.cli.serve import serve
 from expedit_sam.cli.tune import tune
-from expedit_sam.errors import InputError
+from expedit_sam.errors import InputError, is_out_of_memory
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -50,15 +50,10 @@ class _Commands(TyperGroup):
         except OSError as error:
             reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
             _leave(f"error: {reason or error}", USER_ERROR)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+        except Exception as error:
+            if not is_out_of_memory(error):
                 raise
             _leave(f"error: out of memory: {_SMALLER}", USER_ERROR)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    torch_says = ("CUDA out of memory", "MPS backend out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in torch_says)
 
 
 def _leave(message: str, code: int) -> NoReturn:

@@ -28,8 +28,8 @@ def demo(
     Example: on another port, with weights of yours
       expedit-sam demo --port 8000 --model vit_b --checkpoint my.pth
     """
+    import time
     from importlib.util import find_spec
-    from threading import Event
 
     from expedit_sam.errors import InputError
 
@@ -38,9 +38,12 @@ def demo(
 
     from expedit_sam.demo.networks import Networks
     from expedit_sam.demo.server import running
+    from expedit_sam.serve.server import listen
 
+    listen(host, port).close()
     sam = load_network(model, checkpoint, "exact", device)
     label = f"{model} ({Path(checkpoint).name})" if checkpoint else model
     with running(Networks(model, sam, label), host, port) as address:
         typer.echo(f"Open {address} in a browser. Ctrl+C stops.")
-        Event().wait()
+        while True:
+            time.sleep(3600)  # Windows lets Ctrl+C end this, but no lock

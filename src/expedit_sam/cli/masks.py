@@ -23,7 +23,7 @@ from expedit_sam.cli.network import (
     find_export,
     load_network,
 )
-from expedit_sam.errors import InputError
+from expedit_sam.errors import InputError, is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from expedit_sam.everything import SamAutomaticMaskGenerator
     from expedit_sam.model.sam import Sam
 
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or one's share of it
 
 # What the options that choose a network are when nobody uses them.
 DEFAULT_NETWORK = ("vit_s", None, "exact", "float32", False, "auto")
@@ -152,14 +154,14 @@ def _segment(
                 faults.append(image)
                 progress.end(f"{file}: skipped")
                 continue
-            records = generator.generate(image, progress.points)
-            picture = overlay(image, records) if with_overlay else None
             try:
+                records = generator.generate(image, progress.points)
+                picture = overlay(image, records) if with_overlay else None
                 written = write_results(out, name, file, image.shape, records, formats, picture)
-            except InputError as fault:
-                faults.append(fault)
-                if getattr(fault.__cause__, "errno", None) == errno.ENOSPC:
-                    break  # nor would the others be
+            except Exception as error:
+                faults.append(_fault(error, file))
+                if getattr(error.__cause__, "errno", None) in _FULL:
+                    break  # nor would the others be written
                 progress.end(f"{file}: not written")
                 continue
             count, done = count + len(records), done + 1
@@ -172,6 +174,17 @@ def _segment(
     if done and not count:
         typer.echo("no mask was good enough: lower --pred-iou-thresh and --stability-score-thresh")
     return faults
+
+
+def _fault(error: Exception, file: Path) -> InputError:
+    """What is wrong with an image whose masks could not be had; faults of ours are raised."""
+    if isinstance(error, InputError):
+        return error
+    if not is_out_of_memory(error):
+        raise error
+    return InputError(
+        f"{file} needs more memory than there is: scale it down, or pass fewer --points-per-batch"
+    )
 
 
 def _read(file: Path) -> np.ndarray | InputError:

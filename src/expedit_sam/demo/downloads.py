@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from expedit_sam.demo.networks import Encoding
 from expedit_sam.demo.pictures import Picture, read_full_size
 from expedit_sam.draw import binary_mask, overlay
 from expedit_sam.everything import rle
-from expedit_sam.results import write_results
+from expedit_sam.results import appearing_together, write_results
 
 
 def write_everything(
@@ -34,13 +34,13 @@ def write_everything(
     image = read_full_size(picture)
     drawn = overlay(image, scaled)
     tell("writing files")
-    place = Path(tempfile.mkdtemp(dir=folder))
-    name = picture.name
-    write_results(place, name, picture.path.name, image.shape, scaled, overlay=drawn)
-    masks = place / f"{name}_masks"
-    shutil.make_archive(str(masks), "zip", masks)
-    shutil.rmtree(masks)
-    return sorted(map(str, place.iterdir()))
+    with appearing_together(folder) as hidden:
+        place = hidden / uuid4().hex
+        write_results(place, picture.name, picture.path.name, image.shape, scaled, overlay=drawn)
+        masks = place / f"{picture.name}_masks"
+        shutil.make_archive(str(masks), "zip", masks)
+        shutil.rmtree(masks)
+    return sorted(map(str, (folder / place.name).iterdir()))
 
 
 def write_cutout(
@@ -55,7 +55,7 @@ def write_cutout(
         folder: where to write.
 
     Raises:
-        InputError: the upload is not there any more.
+        InputError: the upload is not there any more, or the disk is full.
     """
     image = read_full_size(picture)
     mask = full_size_mask(encoding, logits, picture.full_size)
@@ -63,11 +63,12 @@ def write_cutout(
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if len(rows):
         cutout = cutout[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    place = Path(tempfile.mkdtemp(dir=folder))
-    written = [place / f"{picture.name}_cutout.png", place / f"{picture.name}_mask.png"]
-    Image.fromarray(cutout).save(written[0])
-    Image.fromarray(mask).save(written[1])
-    return list(map(str, written))
+    with appearing_together(folder) as hidden:
+        place = hidden / uuid4().hex
+        place.mkdir()
+        Image.fromarray(cutout).save(place / f"{picture.name}_cutout.png")
+        Image.fromarray(mask).save(place / f"{picture.name}_mask.png")
+    return sorted(map(str, (folder / place.name).iterdir()))
 
 
 def _scaled(record: dict[str, Any], picture: Picture) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from expedit_sam.allocator import give_back
 from expedit_sam.build import build_sam
 from expedit_sam.demo.clusters import ClusterMap, cluster_map
-from expedit_sam.demo.memory import give_back
 from expedit_sam.everything import SamAutomaticMaskGenerator
 from expedit_sam.everything.recommended import RECOMMENDED
 from expedit_sam.hourglass import PRESETS
@@ -164,7 +164,11 @@ class _TimedPredictor(SamPredictor):
         super().__init__(sam_model)
         self.seconds = {"encode": 0.0, "decode": 0.0}
 
-    def encode_scaled(self, *arguments: Any, **named: Any) -> Any:
+    def set_torch_image(self, *arguments: Any, **named: Any) -> None:  # one image
+        with self._timed("encode"):
+            super().set_torch_image(*arguments, **named)
+
+    def encode_scaled(self, *arguments: Any, **named: Any) -> Any:  # everything mode's crops
         with self._timed("encode"):
             return super().encode_scaled(*arguments, **named)
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from expedit_sam.demo.clicks import Clicks
 from expedit_sam.demo.clusters import ClusterMap
 from expedit_sam.demo.masks import Candidates
 from expedit_sam.demo.networks import Encoding, Found, Networks
 from expedit_sam.errors import InputError
-from expedit_sam.images import read_image
+from expedit_sam.images import decode_image
 from expedit_sam.transforms import ResizeLongestSide
 
 PAGE_SIDE = 1280  # more than the networks see (at most 1024) and than most pages show
@@ -101,16 +99,10 @@ def read_picture(path: str | Path) -> Picture:
     """Read an uploaded file.
 
     Raises:
-        InputError: it is no picture that can be read, or too large; the message names the file
-            but not the folder, which is the server's business.
+        InputError: it is no picture that can be read, too large, or cleared away.
     """
     path = Path(path)
-    try:
-        _check_pixels(path)
-        image = read_image(path)
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), path.name)) from error
-    reduced = image
+    image = reduced = _read(path)
     if max(image.shape[:2]) > PAGE_SIDE:
         reduced = ResizeLongestSide(PAGE_SIDE).apply_image(image)
     return Picture(path, (image.shape[0], image.shape[1]), reduced)
@@ -122,9 +114,7 @@ def read_full_size(picture: Picture) -> np.ndarray:
     Raises:
         InputError: the server has cleared the upload away since.
     """
-    if not picture.path.exists():
-        raise InputError(f"{picture.path.name} was uploaded too long ago: choose it once more")
-    return read_image(picture.path)
+    return _read(picture.path)
 
 
 def example_files() -> list[str]:
@@ -132,18 +122,10 @@ def example_files() -> list[str]:
     return sorted(str(path) for path in _EXAMPLES.glob("*.jpg"))
 
 
-def _check_pixels(path: Path) -> None:
-    """Refuse a picture before its pixels fill the memory; other faults are left to the reader."""
-    with warnings.catch_warnings():
-        # As the reader does, which says why.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except Exception:
-            return
-    if width * height > MEGAPIXELS * 10**6:
-        raise InputError(
-            f"{path} has {width * height / 1e6:.0f} megapixels: "
-            f"scale it down to {MEGAPIXELS} or fewer"
-        )
+def _read(path: Path) -> np.ndarray:
+    """An upload; errors name the file but not the folder, which is the server's business."""
+    try:
+        with path.open("rb") as file:
+            return decode_image(file, path.name, MEGAPIXELS)
+    except FileNotFoundError:
+        raise InputError(f"{path.name} was uploaded too long ago: choose it once more") from None

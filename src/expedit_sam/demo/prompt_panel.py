@@ -26,8 +26,16 @@ class PromptPanel:
             self.clear = gr.Button("Clear", min_width=100, elem_id=f"{name}-clear")
         with gr.Accordion("Without a mouse", open=False, elem_id=f"{name}-keyboard"):
             with gr.Row():
-                self.x = gr.Number(0, label="x", precision=0, min_width=80, elem_id=f"{name}-x")
-                self.y = gr.Number(0, label="y", precision=0, min_width=80, elem_id=f"{name}-y")
+                self.x, self.y = (
+                    gr.Number(
+                        0,
+                        label=f"{axis} in pixels of the uploaded picture",
+                        precision=0,
+                        min_width=80,
+                        elem_id=f"{name}-{axis}",
+                    )
+                    for axis in "xy"
+                )
             self.add = gr.Button("Click there", elem_id=f"{name}-add")
 
     def connect(

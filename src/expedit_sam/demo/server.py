@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from expedit_sam.demo.memory import share_arenas
+from expedit_sam.allocator import share_arenas
 from expedit_sam.demo.networks import Networks
 from expedit_sam.errors import InputError
 
@@ -44,7 +44,7 @@ def running(networks: Networks, host: str, port: int) -> Iterator[str]:
         page = build_page(networks, Path(folder))
         try:
             _, address, _ = page.launch(
-                server_name=host,
+                server_name=f"[{host}]" if ":" in host else host,
                 server_port=port,
                 share=False,
                 prevent_thread_lock=True,

@@ -22,11 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from expedit_sam.batch.prompts import Prompt, prompts_of
 from expedit_sam.errors import InputError
 from expedit_sam.everything.rle import decode_mask
-from expedit_sam.serve.engine import Busy, Engine, Question, Stopping
+from expedit_sam.serve.engine import Busy, Engine, Question, Stopping, two_at_a_time
 from expedit_sam.serve.page import page
 
 PROMPTS = 256  # of one request, and points
 _LOOK = 1  # seconds between two looks whether a client has left
+_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)  # everything mode may take minutes
 
 _PROMPTS_HELP = (
     'As JSON: {"boxes": [[x0, y0, x1, y1]], "points": [[x, y]], "labels": [1]}. Each box is a '
@@ -57,7 +58,9 @@ def build_app(engine: Engine, megabytes: float) -> FastAPI:
     for error in (HTTPException, RequestValidationError, InputError, Busy, Stopping, Exception):
         app.add_exception_handler(error, _refuse)
     registry = CollectorRegistry()
-    seconds = Histogram("expedit_sam_seconds", "Of a request", ["of"], registry=registry)
+    seconds = Histogram(
+        "expedit_sam_seconds", "Of a request", ["of"], registry=registry, buckets=_SECONDS
+    )
     masks_made = Counter("expedit_sam_masks", "Masks given out", registry=registry)
     for name, read in {
         "waiting": "waiting",
@@ -167,6 +170,7 @@ def _as_json(engine: Engine, size: tuple[int, int], masks: list[dict[str, Any]])
     )
 
 
+@two_at_a_time
 def _label_map(size: tuple[int, int], masks: list[dict[str, Any]]) -> Response:
     """Mask n as the value n; smaller masks lie on larger ones."""
     labels = np.zeros(size, np.uint16)
@@ -196,20 +200,25 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 class _AtMost:
-    """Refuses bodies of more bytes than a limit before they are read, or as soon as it shows."""
+    """Refuses bodies of more bytes than a limit: unread if they say so, else once it shows."""
 
     def __init__(self, app: ASGIApp, limit: float) -> None:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        told = int(dict(scope.get("headers", [])).get(b"content-length", 0))
         read = 0
 
         async def counted() -> Message:
             nonlocal read
+            self._check(told)
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self.limit:
-                raise HTTPException(413, f"the upload has more than {self.limit / 1e6:g} MB")
+            self._check(read)
             return message
 
         await self.app(scope, counted, send)
+
+    def _check(self, size: int) -> None:
+        if size > self.limit:
+            raise HTTPException(413, f"the upload has more than {self.limit / 1e6:g} MB")

@@ -8,14 +8,17 @@ import itertools
 import threading
 from bisect import insort
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
+from expedit_sam.allocator import give_back
 from expedit_sam.batch.network import Network
 from expedit_sam.batch.prompts import Prompt
 from expedit_sam.batch.stages import Work, masks_of, read_one
@@ -27,6 +30,22 @@ from expedit_sam.model.sam import Sam
 from expedit_sam.prompts import check_inside
 
 _TOGETHER = 8  # images encoded at once, where a device gains by it
+_Returned = TypeVar("_Returned")
+
+
+def two_at_a_time(function: Callable[..., _Returned]) -> Callable[..., _Returned]:
+    """Two threads at a time do this, which takes much memory; what they freed goes back."""
+    turns = threading.BoundedSemaphore(2)
+
+    @wraps(function)
+    def limited(*given: Any) -> _Returned:
+        with turns:
+            try:
+                return function(*given)
+            finally:
+                give_back()
+
+    return limited
 
 
 class Busy(Exception):  # noqa: N818  (not our fault)
@@ -60,6 +79,7 @@ class Question:
     encoded: Encoded | None = field(compare=False, default=None)
     answered: Future[None] = field(compare=False, default_factory=Future)
 
+    @two_at_a_time
     def masks(self) -> list[dict[str, Any]]:
         """The masks, once it is answered."""
         return masks_of(self.work, self.task)
@@ -126,11 +146,7 @@ class Engine:
         if known is not None:
             work = Work(size=known.size, sizes=[known.input_size], prompts=prompts or [])
         else:
-            work = read_one(
-                {},
-                self.prompted,
-                lambda _: (decode_image(io.BytesIO(image), "the image", self._megapixels), prompts),
-            )
+            work = self._read(image, prompts)
         if work.error is not None:
             raise InputError(work.error)
         _check_inside(work)
@@ -157,6 +173,16 @@ class Engine:
     def join(self) -> None:
         """Wait, once stopped, for what has begun."""
         self._thread.join()
+
+    @two_at_a_time
+    def _read(self, image: bytes, prompts: list[Prompt] | None) -> Work:
+        """A new image, scaled for the network."""
+        self.check_room()  # which may have gone since this thread began to wait
+
+        def load(_: Any) -> tuple[np.ndarray, list[Prompt] | None]:
+            return decode_image(io.BytesIO(image), "the image", self._megapixels), prompts
+
+        return read_one({}, self.prompted, load)
 
     def _find(self, key: str) -> Encoded | None:
         with self._lock:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from expedit_sam.allocator import share_arenas
 from expedit_sam.errors import InputError
 from expedit_sam.serve.engine import Engine
 
@@ -24,7 +25,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
+    except (OSError, TypeError) as error:  # the latter: letters that no address has
         raise InputError(
             f"cannot listen on {host}, port {port}: choose others with --host and --port"
         ) from error
@@ -47,6 +48,7 @@ class Server(uvicorn.Server):
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve, and leave nothing running: Python aborts where it ends under PyTorch's feet."""
+        share_arenas()
         try:
             super().run(sockets)
         finally:
