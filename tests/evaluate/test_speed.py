@@ -28,7 +28,11 @@ def test_every_setting_is_timed_and_the_network_left_as_it_came(
 
 def test_everything_mode_is_timed_when_asked_for(tiny_sam: Sam, photo: np.ndarray) -> None:
     speeds = measure_speed(
-        tiny_sam, {"exact": None}, photo, repeats=1, everything={"points_per_side": 2}
+        tiny_sam,
+        {"exact": None},
+        photo,
+        repeats=1,
+        everything={"points_per_side": 2, "pred_iou_thresh": 0.5},
     )
     assert speeds["exact"].everything is not None
     assert speeds["exact"].everything > 0
