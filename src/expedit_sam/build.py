@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from expedit_sam.errors import InputError
-from expedit_sam.hourglass.settings import Hourglass, resolve
+from expedit_sam.hourglass.settings import Hourglass, fitting
 from expedit_sam.model.architectures import ARCHITECTURES, Architecture, new_sam
 from expedit_sam.model.image_encoder import DEFAULT_WINDOW
 from expedit_sam.model.sam import Sam
@@ -59,10 +59,12 @@ def build_sam(
         raise InputError(f"no model is called {model!r}: choose one of {', '.join(ARCHITECTURES)}")
     if precision not in PRECISIONS:
         raise InputError(f"no precision is called {precision!r}: choose float32 or bfloat16")
-    setting = _fitting(hourglass, ARCHITECTURES[model])
+    architecture = ARCHITECTURES[model]
+    # Before a long download.
+    setting = fitting(hourglass, architecture.depth, architecture.window_size or DEFAULT_WINDOW)
     place = _available(device)
     if checkpoint == RANDOM:
-        sam = _untrained(ARCHITECTURES[model])
+        sam = _untrained(architecture)
     elif checkpoint is not None:
         sam = read_sam(checkpoint, model)
     elif model in CHECKPOINTS:
@@ -76,15 +78,6 @@ def build_sam(
 
         compile_encoder(sam.image_encoder)
     return sam.to(place)
-
-
-def _fitting(hourglass: Hourglass | str | None, architecture: Architecture) -> Hourglass | None:
-    """The setting, after it has met the network's depth and windows: before a long download."""
-    setting = resolve(hourglass)
-    if setting is not None:
-        setting.block(architecture.depth)
-        setting.cluster_side(architecture.window_size or DEFAULT_WINDOW)
-    return setting
 
 
 def _available(device: str | torch.device | None) -> torch.device:

@@ -43,10 +43,9 @@ class EncoderGraph(nn.Module):
 
 
 def _run_block(
-    block: Any, x: Tensor, window_size: int | None = None, traits: ClusterTraits | None = None
+    block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
 ) -> Tensor:
     """``run_block`` of the image encoder on 1xHxWxC tokens or clusters."""
-    window_size = block.window_size if window_size is None else window_size
     x = attend_block(block, x, window_size, traits, _attend)
     return x + block.mlp(block.norm2(x))
 

@@ -147,3 +147,20 @@ def resolve(setting: Hourglass | str | None) -> Hourglass | None:
     raise TypeError(
         f"a speed setting is an Hourglass, a preset's name or None, not {type(setting).__name__}"
     )
+
+
+def fitting(setting: Hourglass | str | None, depth: int, window: int) -> Hourglass | None:
+    """What ``resolve`` gives, once it has met a network of ``depth`` blocks.
+
+    Arguments:
+        window: side in tokens of the windows that its tokens are clustered in.
+
+    Raises:
+        InputError: no preset has that name, or the setting does not fit the network.
+        TypeError: the setting is of another type.
+    """
+    hourglass = resolve(setting)
+    if hourglass is not None:
+        hourglass.block(depth)
+        hourglass.cluster_side(window)
+    return hourglass

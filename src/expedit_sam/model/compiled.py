@@ -34,10 +34,9 @@ def compile_encoder(encoder: ImageEncoderViT) -> None:
 
 
 def _run_block(
-    block: Any, x: Tensor, window_size: int | None = None, traits: ClusterTraits | None = None
+    block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
 ) -> Tensor:
     """``run_block`` of the image encoder in one piece."""
-    window_size = block.window_size if window_size is None else window_size
     x = attend_block(block, x, window_size, traits, attend_fused)
     return x + block.mlp(block.norm2(x))
 

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from expedit_sam.errors import InputError
-from expedit_sam.hourglass.settings import Hourglass, resolve
+from expedit_sam.hourglass.settings import Hourglass, fitting, resolve
 from expedit_sam.model import transformers_sam
-from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, encode, fitting, run_block
+from expedit_sam.model.image_encoder import (
+    ImageEncoderViT,
+    Steps,
+    clustering_window,
+    encode,
+    run_block,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -52,7 +58,8 @@ def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Mode
         return model
     if not is_transformers and method not in vars(encoder):
         _require_an_embedding(encoder)
-    encoder.hourglass = fitting(setting, encoder.layers if is_transformers else encoder.blocks)
+    blocks = encoder.layers if is_transformers else encoder.blocks
+    encoder.hourglass = fitting(setting, len(blocks), clustering_window(blocks))
     forward = transformers_sam.forward if is_transformers else _forward
     setattr(encoder, method, partial(forward, encoder))  # a method could not be pickled
     return model

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.contraction import ClusterTraits, Contraction, contract
-from expedit_sam.hourglass.settings import Hourglass, resolve
+from expedit_sam.hourglass.settings import Hourglass, fitting
 from expedit_sam.model.attention import (
     Attention,
     attend_grid,
@@ -122,7 +122,7 @@ class ImageEncoderViT(nn.Module):
 
     @hourglass.setter
     def hourglass(self, setting: Hourglass | str | None) -> None:
-        self._hourglass = fitting(setting, self.blocks)
+        self._hourglass = fitting(setting, len(self.blocks), clustering_window(self.blocks))
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode Bx3ximg_sizeximg_size normalised pixels to a BxCxhxw image embedding.
@@ -183,7 +183,7 @@ class Block(nn.Module):
         self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        return run_block(self, x)
+        return run_block(self, x, self.window_size)
 
 
 class PatchEmbed(nn.Module):
@@ -268,21 +268,8 @@ def first_tokens(
     if encoder.pos_embed is not None:
         tokens = tokens + encoder.pos_embed
     for block in encoder.blocks[:number]:
-        tokens = block(tokens) if run is None else run(block, tokens)
+        tokens = block(tokens) if run is None else run(block, tokens, block.window_size)
     return tokens
-
-
-def fitting(setting: Hourglass | str | None, blocks: Any) -> Hourglass | None:
-    """A setting or the preset of this name, once it has met a network's depth and windows.
-
-    Raises:
-        InputError: no preset has this name, or the setting does not fit.
-    """
-    hourglass = resolve(setting)
-    if hourglass is not None:
-        hourglass.block(len(blocks))
-        hourglass.cluster_side(clustering_window(blocks))
-    return hourglass
 
 
 def clustering_window(blocks: Iterable[Any]) -> int:
@@ -291,14 +278,9 @@ def clustering_window(blocks: Iterable[Any]) -> int:
 
 
 def run_block(
-    block: Any, x: Tensor, window_size: int | None = None, traits: ClusterTraits | None = None
+    block: Any, x: Tensor, window_size: int, traits: ClusterTraits | None = None
 ) -> Tensor:
-    """One transformer block on BxHxWxC tokens or clusters (see ``attend_grid``).
-
-    Arguments:
-        window_size: None is the block's own.
-    """
-    window_size = block.window_size if window_size is None else window_size
+    """One transformer block on BxHxWxC tokens or clusters (see ``attend_grid``)."""
     changed = isinstance(block, Block) and not all(map(are_untouched, block.children()))
     if changed and traits is None:
         return _call_parts(block, x, window_size)
