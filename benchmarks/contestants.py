@@ -107,9 +107,6 @@ def ours(options: argparse.Namespace) -> dict[str, Runs]:
     sam = build_sam(options.model, checkpoint=options.checkpoint)
     generator = SamAutomaticMaskGenerator(sam, **_everything_settings(options))
 
-    def encode(setting: Hourglass | str | None) -> Callable[[], Tensor]:
-        return lambda: expedite(sam, setting).image_encoder(_pixels())
-
     def everything(setting: str | None) -> Callable[[], list[dict]]:
         expedite(sam, setting)
         return generator.generate(photo())
@@ -118,9 +115,9 @@ def ours(options: argparse.Namespace) -> dict[str, Runs]:
     presets = ("quality", "balanced", "fast")
     return {
         "encoder": {
-            "ours, exact": encode(None),
-            "ours, the fork's location 6 and 81 clusters": encode(fork),
-            **{f"ours, {name}": encode(name) for name in presets},
+            "ours, exact": _encode(sam, None),
+            "ours, the fork's location 6 and 81 clusters": _encode(sam, fork),
+            **{f"ours, {name}": _encode(sam, name) for name in presets},
         },
         "decoder": {"ours, exact": lambda: _decode(sam)},
         "click": {"ours, exact": _click(SamPredictor(sam))},
@@ -131,7 +128,13 @@ def ours(options: argparse.Namespace) -> dict[str, Runs]:
     }
 
 
-CONTESTANTS = {f.__name__: f for f in (original, transformers, openvino, ours)}
+def ours_int8(options: argparse.Namespace) -> dict[str, Runs]:
+    sam = build_sam(options.model, checkpoint=options.checkpoint, precision="int8")
+    names = ("exact", "balanced")
+    return {"encoder": {f"ours, {name}, int8": _encode(sam, name) for name in names}}
+
+
+CONTESTANTS = {f.__name__: f for f in (original, transformers, openvino, ours, ours_int8)}
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -161,6 +164,10 @@ def _write(result: Any, file: Path) -> None:
 @lru_cache
 def _pixels() -> Tensor:
     return torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+
+
+def _encode(sam: Sam, setting: Hourglass | str | None) -> Callable[[], Tensor]:
+    return lambda: expedite(sam, setting).image_encoder(_pixels())
 
 
 def _decode(sam: Any) -> Tensor:

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from expedit_sam.build import build_sam
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import PRESETS, Hourglass
 from expedit_sam.model.architectures import ARCHITECTURES, Architecture, new_sam
+from expedit_sam.model.int8 import Int8Linear, _has_exact_products
 from expedit_sam.weights import download, embedded
 from expedit_sam.weights.registry import CHECKPOINTS, Checkpoint
 
@@ -69,8 +71,21 @@ def test_precision_of_the_image_encoder(saved: Path) -> None:
     assert 0 < (rounded - exact).norm() / exact.norm() < 0.1
 
 
+@pytest.mark.skipif(not _has_exact_products(), reason="needs a CPU with VNNI")
+def test_int8_rounds_the_image_encoder_alone(saved: Path) -> None:
+    sam = build_sam("vit_b", checkpoint=saved, precision="int8", hourglass="balanced")
+    assert not any(type(part) is nn.Linear for part in sam.image_encoder.modules())
+    assert not any(type(part) is Int8Linear for part in sam.mask_decoder.modules())
+
+
+def test_int8_is_for_a_cpu(saved: Path) -> None:
+    complaint = complaint_of("vit_b", checkpoint=saved, precision="int8", device="meta")
+    assert complaint == "int8 is for a CPU: pass device 'cpu', or bfloat16 for 'meta'"
+
+
 def test_unknown_precision(saved: Path) -> None:
-    assert "float32 or bfloat16" in complaint_of("vit_b", checkpoint=saved, precision="int3")
+    complaint = complaint_of("vit_b", checkpoint=saved, precision="int3")
+    assert complaint.endswith("choose of float32, bfloat16, int8")
 
 
 def test_official_checkpoint_from_the_cache(saved, tmp_path, monkeypatch) -> None:

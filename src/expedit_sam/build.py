@@ -10,6 +10,7 @@ from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import Hourglass, fitting
 from expedit_sam.model.architectures import ARCHITECTURES, Architecture, new_sam
 from expedit_sam.model.image_encoder import DEFAULT_WINDOW
+from expedit_sam.model.int8 import quantize
 from expedit_sam.model.sam import Sam
 from expedit_sam.weights.download import fetch
 from expedit_sam.weights.embedded import EMBEDDED_MODEL, read_embedded
@@ -17,7 +18,7 @@ from expedit_sam.weights.read import assemble, read_sam
 from expedit_sam.weights.registry import CHECKPOINTS
 
 RANDOM = "random"
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = ("float32", "bfloat16", "int8")
 _SEED = 0
 
 
@@ -45,8 +46,9 @@ def build_sam(
         hourglass: a speed setting or a preset's name; None runs the exact network. Later it can
             be changed as ``sam.image_encoder.hourglass``.
         device: where the network is put; None is the CPU.
-        precision: of the image encoder's weights and products: "float32", or "bfloat16", which is
-            faster where the hardware multiplies it and changes masks a little.
+        precision: of the image encoder's weights and products, faster where the hardware
+            multiplies it, for masks that change a little: "float32", "bfloat16", or "int8", of
+            linear layers alone and on a CPU.
         compiled: let ``torch.compile`` make the image encoder's kernels when it first runs, which
             takes ten seconds or more: for many images on a GPU.
 
@@ -58,11 +60,13 @@ def build_sam(
     if model not in ARCHITECTURES:
         raise InputError(f"no model is called {model!r}: choose one of {', '.join(ARCHITECTURES)}")
     if precision not in PRECISIONS:
-        raise InputError(f"no precision is called {precision!r}: choose float32 or bfloat16")
+        raise InputError(f"no precision is called {precision!r}: choose of {', '.join(PRECISIONS)}")
     architecture = ARCHITECTURES[model]
     # Before a long download.
     setting = fitting(hourglass, architecture.depth, architecture.window_size or DEFAULT_WINDOW)
     place = _available(device)
+    if precision == "int8" and place.type != "cpu":
+        raise InputError(f"int8 is for a CPU: pass device 'cpu', or bfloat16 for '{place}'")
     if checkpoint == RANDOM:
         sam = _untrained(architecture)
     elif checkpoint is not None:
@@ -72,7 +76,10 @@ def build_sam(
     else:
         sam = assemble(read_embedded(), model, source="the embedded checkpoint")
     sam.image_encoder.hourglass = setting
-    sam.image_encoder.to(PRECISIONS[precision])
+    if precision == "bfloat16":
+        sam.image_encoder.bfloat16()
+    elif precision == "int8":
+        quantize(sam.image_encoder)
     if compiled:
         from expedit_sam.model.compiled import compile_encoder  # loads much of torch
 

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from expedit_sam.errors import InputError
+
 pytestmark = pytest.mark.usefixtures("tiny_vit_s")
 
 # An untrained network finds nothing that it is sure of: take all that it finds.
@@ -80,6 +82,29 @@ def test_precision_is_another_job(run: Callable, only_error: Callable, photos: P
     assert run("batch", photos, *ALL, "--precision", "bfloat16").exit_code == 0
     assert pq.read_table("out/shards").to_pylist()[0]["speed"] == "exact in bfloat16"
     assert "--out" in only_error(run("batch", photos, *ALL))
+
+
+def test_int8_keeps_workers_on_the_cpu(
+    run: Callable, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+
+    def start(*arguments: Any) -> None:
+        places.append(arguments[5])
+        raise InputError("enough")
+
+    monkeypatch.setattr("expedit_sam.batch.start.start", start)
+    monkeypatch.setattr("expedit_sam.build.quantize", lambda encoder: None)
+    asked = ("--precision", "int8", "--workers", 1)
+    assert run("batch", photos, *UNTRAINED, *asked).stderr == "error: enough\n"
+    assert places == ["cpu"]
+
+
+def test_int8_is_refused_to_workers_on_a_gpu(
+    run: Callable, photos: Path, only_error: Callable
+) -> None:
+    asked = ("--precision", "int8", "--workers", 1, "--device", "cuda")
+    assert "'cuda'" in only_error(run("batch", photos, *UNTRAINED, *asked))
 
 
 def test_prompts_of_the_source_are_asked(run: Callable, photos: Path) -> None:

@@ -40,7 +40,8 @@ def test_auto_takes_the_best_device(
         "expedit_sam.build.build_sam", lambda model, **options: chosen.append(options["device"])
     )
     network.load_network("vit_s", "random", "exact", "auto")
-    assert chosen == [expected]
+    network.load_network("vit_s", "random", "exact", "auto", "int8")
+    assert chosen == [expected, "cpu"]
 
 
 CHOSEN = {

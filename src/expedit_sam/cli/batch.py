@@ -104,7 +104,9 @@ def batch(
     share = _share(shard)
     if workers is None and (address or find_spec("ray")) is None:
         workers = 0
-    on_driver = device if workers == 0 or dry_run else "cpu"
+    if device == "auto" and precision == "int8":
+        device = "cpu"
+    on_driver = device if workers == 0 or dry_run or precision == "int8" else "cpu"
     sam = load_network(model, checkpoint, speed, on_driver, precision)
     if dry_run:
         expected = dry(request, sam)

@@ -53,8 +53,8 @@ def evaluate(
 ) -> None:
     """Measure quality and time of speed settings on images with known regions.
 
-    With --precision bfloat16 each setting runs in float32 and in bfloat16, with
-    --skip-covered X with and without it.
+    With --precision P each setting runs in float32 and in P, with --skip-covered X
+    with and without it.
     DATA is a COCO json, or a folder of images with NAME.png (a label map) or
     NAME.npz (as in BSDS500) beside them. Writes report.md, report.json and
     report.png. A run that was stopped goes on where it was.

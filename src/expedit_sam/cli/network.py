@@ -33,11 +33,11 @@ SpeedOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    Literal["float32", "bfloat16"],
+    Literal["float32", "bfloat16", "int8"],
     typer.Option(
         "--precision",
         metavar="NAME",
-        help="Of the image encoder: float32; bfloat16, for a GPU or a CPU with matrix units.",
+        help="Of the image encoder: float32; bfloat16 for a GPU; int8 for newer CPUs.",
     ),
 ]
 CompileOption = Annotated[
@@ -79,7 +79,7 @@ def load_network(
         model,
         checkpoint=checkpoint,
         hourglass=setting,
-        device=_place(device),
+        device=_place(device, precision),
         precision=precision,
         compiled=compiled,
     )
@@ -111,12 +111,14 @@ def find_export(backend: str | None, folder: Path | None) -> tuple[Path, str]:
     return folder, metadata.model
 
 
-def _place(device: str) -> str:
-    """The device itself, or the best one there is for "auto"."""
+def _place(device: str, precision: str) -> str:
+    """The device itself, or for "auto" the best one there is that has this precision."""
     import torch
 
     if device != "auto":
         return device
+    if precision == "int8":
+        return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -18,6 +18,7 @@ from expedit_sam.errors import InputError
 from expedit_sam.export.decoder import SamOnnxModel
 from expedit_sam.export.encoder import EncoderGraph, average_pooling
 from expedit_sam.export.metadata import DIGEST_KEY, FORMATS, PRECISIONS, Metadata, graph_path
+from expedit_sam.model.int8 import require_float
 from expedit_sam.model.sam import Sam
 from expedit_sam.results import HIDDEN, appearing_together
 from expedit_sam.weights.digest import weights_digest
@@ -63,6 +64,7 @@ def export_sam(
             this way, or the folder cannot be written to.
     """
     check_export(format, precision, opset)
+    require_float(sam)
     digest = weights_digest(sam)
     decoder = SamOnnxModel(sam, return_single_mask, use_stability_score, return_extra_metrics)
     half = precision == "float16" and format == "onnx"

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from expedit_sam.model.int8 import require_float
 from expedit_sam.model.sam import Sam
 from expedit_sam.results import appearing_together
 
@@ -96,8 +97,9 @@ def save_transformers(sam: Sam, folder: str | os.PathLike[str]) -> list[Path]:
         sam = build_sam("vit_b", checkpoint="my_sam")
 
     Raises:
-        InputError: the folder cannot be written to; then nothing is.
+        InputError: the network is int8, or the folder cannot be written to; then nothing is.
     """
+    require_float(sam)
     weights = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in to_transformers(sam.state_dict()).items()

@@ -1,0 +1,98 @@
+"""Linear layers of the image encoder on 8-bit integers, which newer CPUs multiply fastest."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expedit_sam.errors import InputError
+from expedit_sam.model.image_encoder import ImageEncoderViT
+
+_LARGEST = 127
+
+
+def quantize(encoder: ImageEncoderViT) -> None:
+    """Put ``Int8Linear`` in the place of every linear layer of the blocks, for good.
+
+    The encoder cannot be trained any more; its weights take a quarter of the memory.
+
+    Raises:
+        InputError: this CPU has no exact products of 8-bit integers.
+    """
+    encoder.requires_grad_(False)
+    for part in list(encoder.blocks.modules()):
+        for name, layer in part.named_children():
+            if isinstance(layer, nn.Linear):
+                setattr(part, name, Int8Linear(layer))
+
+
+def require_float(network: nn.Module) -> None:
+    """Raise ``InputError`` if layers are rounded to 8 bits, which other formats write otherwise."""
+    if any(isinstance(part, Int8Linear) for part in network.modules()):
+        raise InputError("an int8 network cannot be converted: build it in float32")
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose weights, and whose input while it runs, are rounded to 8 bits.
+
+    Each output channel's weights have a scale of their own, and so has each token, found when it
+    comes (ZeroQuant, arXiv 2206.01861, section 4.1). The output is of the input's type.
+
+    Arguments:
+        layer: what to round; it is not changed.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        _require_exact_products()
+        weight, scale = _rounded(layer.weight.detach())
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale[:, 0])
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _require_exact_products()  # it may come from another machine
+        super().__setstate__(state)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...)xC to (...)xO.
+
+        Raises:
+            InputError: gradients are asked for.
+        """
+        if x.requires_grad and torch.is_grad_enabled():
+            raise InputError("an int8 encoder has no gradients: build it in float32")
+        tokens, scale = _rounded(x.flatten(0, -2))
+        products = torch._int_mm(tokens, self.weight.T).to(scale.dtype)
+        products.mul_(scale).mul_(self.scale)
+        if self.bias is not None:
+            products.add_(self.bias)
+        return products.unflatten(0, x.shape[:-1])
+
+
+@cache
+def _has_exact_products() -> bool:
+    """Whether products of 8-bit integers are exact here.
+
+    x86 CPUs without VNNI instructions add pairs of them in 16 bits, where large ones do not fit.
+    """
+    largest = torch.full((64, 768), _LARGEST, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest.T) == largest.shape[1] * _LARGEST**2).all())
+
+
+def _require_exact_products() -> None:
+    if not _has_exact_products():
+        raise InputError("int8 needs a CPU with VNNI instructions: choose float32 here")
+
+
+def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """NxC int8 and the Nx1 scales that it times is what was given."""
+    scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / _LARGEST
+    return (rows / scale).round_().to(torch.int8), scale
