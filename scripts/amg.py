@@ -1,8 +1,10 @@
-"""Masks of everything in an image or a folder of images, with the options users of SAM know.
+r"""Masks of everything in images, with the options that users of SAM know.
 
-    python scripts/amg.py --checkpoint sam_vit_h_4b8939.pth --input photos --output masks
+    python scripts/amg.py --checkpoint sam_vit_h_4b8939.pth \
+        --input photos --output masks
 
-For each image the output gets a folder of PNGs with a metadata.csv, or a json of COCO RLE.
+For each image the output gets a folder of PNGs with a metadata.csv, or a json
+of COCO RLE.
 """
 
 from __future__ import annotations
@@ -13,7 +15,12 @@ from pathlib import Path
 
 from expedit_sam import SamAutomaticMaskGenerator
 from expedit_sam.cli.original_format import write_folder, write_json
-from expedit_sam.cli.original_options import add_options, generator_arguments, read_network
+from expedit_sam.cli.original_options import (
+    add_options,
+    exit_code,
+    generator_arguments,
+    read_network,
+)
 from expedit_sam.errors import InputError
 from expedit_sam.images import find_images, is_image_name, read_image
 from expedit_sam.results import prepare_folder, result_names
@@ -87,4 +94,4 @@ def _fault(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

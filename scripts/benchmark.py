@@ -1,8 +1,10 @@
-"""How long SAM takes for an image, exact and through the hourglass, on noise of 1024x1024 pixels.
+r"""How long SAM takes for an image, exact and through the hourglass.
 
-    python scripts/benchmark.py --model-type vit_b --points-per-side 12 --use_hourglass
+    python scripts/benchmark.py --model-type vit_b --points-per-side 12 \
+        --use_hourglass
 
-Times the image encoder alone, and everything mode: the encoder and a grid of points.
+Times the image encoder alone, and everything mode: the encoder and a grid of
+points. The images are noise of 1024x1024 pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +17,12 @@ import numpy as np
 
 from expedit_sam import SamAutomaticMaskGenerator
 from expedit_sam.build import RANDOM
-from expedit_sam.cli.original_options import add_options, generator_arguments, read_network
+from expedit_sam.cli.original_options import (
+    add_options,
+    exit_code,
+    generator_arguments,
+    read_network,
+)
 
 
 def main() -> int:
@@ -46,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint", default=RANDOM, help="a .pth or .safetensors file (else random weights)"
     )
     parser.add_argument("--images", type=_count, default=5, help="images timed (%(default)s)")
-    parser.add_argument("--warmup", type=_count, default=1, help="before those (%(default)s)")
+    parser.add_argument(
+        "--warmup", type=_count, default=1, help="images run before, untimed (%(default)s)"
+    )
     # The fork's script takes these of amg.py too, and uses none of them.
     for name in ("--input", "--output"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -82,4 +91,4 @@ def _speed(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

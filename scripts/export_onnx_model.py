@@ -1,7 +1,7 @@
-"""SAM's prompt encoder and mask decoder as ONNX, with the options users of SAM know.
+r"""SAM's prompt encoder and decoder as ONNX, with the options users of SAM know.
 
-    python scripts/export_onnx_model.py --checkpoint sam_vit_h_4b8939.pth --model-type vit_h \
-        --output decoder.onnx
+    python scripts/export_onnx_model.py --checkpoint sam_vit_h_4b8939.pth \
+        --model-type vit_h --output decoder.onnx
 
 `expedit-sam export` writes the image encoder too.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from expedit_sam.build import build_sam
+from expedit_sam.cli.original_options import exit_code
 from expedit_sam.errors import InputError
 from expedit_sam.export.decoder import SamOnnxModel
 from expedit_sam.export.write import OPSET, check_export, quantize, write_onnx
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model-type",
         required=True,
         choices=["default", *ARCHITECTURES],
-        help="the network (default is vit_h)",
+        help="the network, default being vit_h",
     )
     add("--return-single-mask", action="store_true", help="only the best mask of each prompt")
     add("--opset", type=int, default=OPSET, help="version of ONNX's operators (%(default)s)")
@@ -90,4 +91,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

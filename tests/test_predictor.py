@@ -102,8 +102,9 @@ def test_torch_image_is_the_same_image(tiny_sam: Sam, photo: np.ndarray) -> None
     pixels = torch.as_tensor(predictor.transform.apply_image(photo)).permute(2, 0, 1)[None]
     predictor.set_torch_image(pixels, photo.shape[:2])
     assert torch.equal(predictor.get_image_embedding(), embedding)
-    with pytest.raises(InputError, match="must be 1x3xHxW with longest side 320"):
-        predictor.set_torch_image(pixels[..., :100], photo.shape[:2])
+    for other in (pixels[..., :100], pixels[:0], pixels[:, :, :0]):
+        with pytest.raises(InputError, match="must be 1x3xHxW with longest side 320"):
+            predictor.set_torch_image(other, photo.shape[:2])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2)])

@@ -88,7 +88,7 @@ class SamPredictor(BasePredictor):
         """
         side = self.model.image_encoder.img_size
         shape = tuple(transformed_image.shape)
-        if len(shape) != 4 or shape[1] != 3 or max(shape[2:]) != side:
+        if len(shape) != 4 or 0 in shape or shape[1] != 3 or max(shape[2:]) != side:
             raise InputError(
                 f"set_torch_image got shape {shape}; it must be 1x3xHxW with longest side {side}"
             )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from expedit_sam.hourglass import PRESETS
-from expedit_sam.hourglass.published import in_published_names
+from expedit_sam.hourglass.published import DEFAULTS, in_published_names, published_setting
+from expedit_sam.hourglass.settings import fitting
 from expedit_sam.model.architectures import ARCHITECTURES, Architecture, new_sam
 from expedit_sam.weights.read import read_sam, read_weights
 from segment_anything.modeling import (
@@ -100,8 +101,12 @@ def _build_sam(
 def _build(
     name: str, checkpoint: Checkpoint, use_hourglass: bool, hourglass_args: dict[str, Any]
 ) -> Sam:
-    in_published_names(hourglass_args)  # a misspelt argument fails before a long load
-    sam = new_sam(ARCHITECTURES[name]) if checkpoint is None else read_sam(checkpoint, name)
+    architecture = ARCHITECTURES[name]
+    given = in_published_names(hourglass_args)
+    if use_hourglass:  # what does not fit fails before a long load
+        setting = published_setting({**DEFAULTS, **given})
+        fitting(setting, architecture.depth, architecture.window_size)
+    sam = new_sam(architecture) if checkpoint is None else read_sam(checkpoint, name)
     if use_hourglass:
         encoder: Any = sam.image_encoder
         encoder.__class__ = HourglassImageEncoderViT  # the same weights, as the fork calls them

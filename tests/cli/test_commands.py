@@ -53,8 +53,10 @@ def test_version(run: Callable) -> None:
     assert result.stdout.startswith("expedit-sam")
 
 
-def test_no_command_shows_help(run: Callable) -> None:
-    assert "Commands:" in run().output
+def test_no_command_shows_what_each_does(run: Callable) -> None:
+    _, commands = run().output.split("Commands:")
+    assert len(commands.split("\n")[1:-1]) == len(COMMANDS) + 1
+    assert "..." not in commands
 
 
 def stopped_by(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:

@@ -78,7 +78,12 @@ def test_download_that_cannot_be_reached(
     assert result.stderr.splitlines()[-1].startswith("error: cannot reach http://127.0.0.1:9")
 
 
+def test_the_embedded_model_needs_no_download(run: Callable, only_error: Callable) -> None:
+    line = only_error(run("models", "download", "vit_s"))
+    assert line == "error: vit_s comes with the package: it needs no download"
+
+
 def test_unknown_model(run: Callable) -> None:
-    result = run("models", "download", "vit_s")
+    result = run("models", "download", "vit_x")
     assert result.exit_code == 2
     assert "vit_b" in result.stderr

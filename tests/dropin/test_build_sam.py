@@ -138,14 +138,16 @@ def test_numbers_without_a_location_leave_clustering_off_and_say_so(small_models
         (NUMBERS | {"hourglass_num_cluster": 80}, ValueError),
         (NUMBERS | {"hourglass_cluster_window_size": 4}, ValueError),
         ({"hourglass_clustering_location": 3}, ValueError),
+        ({"hourglass_clustering_location": None}, ValueError),
         (NUMBERS | {"hourglass_num_cluster": 25}, ValueError),
     ],
 )
-def test_bad_arguments_are_one_line(
+def test_bad_arguments_are_one_line_before_a_checkpoint_is_read(
     small_models: None, arguments: dict, error: type[Exception]
 ) -> None:
     with pytest.raises(error) as caught:
-        segment_anything.build_sam(use_hourglass=True, **arguments)
+        segment_anything.build_sam("missing.pth", use_hourglass=True, **arguments)
+    assert not isinstance(caught.value, CheckpointError)
     assert "\n" not in str(caught.value)
 
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import PRESETS, Hourglass, resolve
 
 
@@ -16,20 +18,37 @@ from expedit_sam.hourglass.settings import PRESETS, Hourglass, resolve
         ("location", 1.5),
         ("location", 0.0),
         ("location", True),
+        ("location", None),
+        ("location", np.True_),
         ("clusters", 80),
         ("clusters", 0),
         ("clusters", 1.0),
         ("iterations", 0),
+        ("iterations", 2.5),
+        ("temperature", None),
+        ("temperature", True),
         ("temperature", 0.0),
         ("temperature", float("nan")),
         ("temperature", float("inf")),
         ("neighborhood", 4),
+        ("neighborhood", "5"),
         ("reconstruction_neighbors", 0),
+        ("reconstruction_neighbors", 2.0),
+        ("scale_free", "no"),
+        ("mean_values", 1),
     ],
 )
 def test_a_value_out_of_range_is_named(field: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"Hourglass {field} is"):
+    with pytest.raises(InputError, match=f"Hourglass {field} is .*; it must be"):
         Hourglass(**{field: value})
+
+
+def test_numbers_may_be_those_of_numpy() -> None:
+    setting = Hourglass(
+        np.int64(3), np.float32(0.25), temperature=np.float64(9), size_aware=np.False_
+    )
+    assert setting == Hourglass(3, 0.25, temperature=9.0, size_aware=False)
+    assert "np." not in repr(setting)
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -21,6 +21,13 @@ def test_a_setting_in_its_own_words() -> None:
     assert parse_settings(["location=0.5"])["location=0.5"] == Hourglass(location=0.5)
 
 
+def test_presets_and_a_setting_in_one_list() -> None:
+    settings = parse_settings(["balanced, location=6,clusters=81,fast"])
+    assert list(settings) == ["exact", "balanced", "location=6,clusters=81", "fast"]
+    assert settings["location=6,clusters=81"] == Hourglass(location=6, clusters=81)
+    assert settings["fast"] == PRESETS["fast"]
+
+
 def test_the_published_method() -> None:
     text = "published:location=6,clusters=81"
     assert parse_settings([text])[text] == Hourglass(
@@ -42,6 +49,7 @@ def test_the_published_method() -> None:
         ("quick", "no speed setting is called 'quick'"),
         ("speed=3", "has no 'speed': choose of clusters, "),
         ("location=6,clusters=many", "has the value 'many'"),
+        ("location=6,clusters=81,location=3", "has location twice: give each setting by itself"),
         ("location=6,clusters=80", "clusters is 80; it must be a square"),
         ("published:clusters=81", "needs a location"),
         ("published:location=-1", "location is -1"),

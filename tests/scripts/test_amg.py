@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import inspect
 import json
 import os
 import runpy
@@ -167,6 +168,17 @@ def test_every_option_of_the_original_counts() -> None:
     assert hourglass_setting(options) == published
 
 
+def test_help_shows_the_defaults_of_the_generator() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    text = " ".join(parser.format_help().split())
+    for shown in ("each side of the image (32)", "lower predicted IoU (0.88)", "layer (1)"):
+        assert shown in text
+    signature = inspect.signature(SamAutomaticMaskGenerator)
+    for name, value in generator_arguments(parser.parse_args([])).items():
+        assert value == signature.parameters[name].default
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -273,7 +285,14 @@ def test_results_of_an_earlier_run_are_kept(
             {"--crop-n-layers": "1", "--crop-n-points-downscale-factor": "4"},
             "crop_n_points_downscale_factor is 4",
         ),
-        ({"--use_hourglass": None, "--hourglass_num_cluster": "80"}, "80"),
+        (
+            {
+                "--checkpoint": "missing.pth",  # found out only after what is quick to check
+                "--use_hourglass": None,
+                "--hourglass_num_cluster": "80",
+            },
+            "clusters is 80",
+        ),
         (
             {
                 "--use_hourglass": None,

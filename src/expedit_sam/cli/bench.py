@@ -30,7 +30,7 @@ def bench(
     precision: PrecisionOption = "float32",
     compiled: CompileOption = False,
     device: DeviceOption = "auto",
-    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Turns to take.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Time each N times.")] = 3,
     everything: Annotated[
         bool, typer.Option("--everything", help="Time everything mode too: slow.")
     ] = False,

@@ -24,7 +24,10 @@ def evaluate(
     checkpoint: CheckpointOption = None,
     speed: Annotated[
         list[str] | None,
-        typer.Option(metavar="LIST", help="Presets, or one setting like the example's."),
+        typer.Option(
+            metavar="LIST",
+            help="Presets or settings as above; repeatable. Else all presets.",
+        ),
     ] = None,
     precision: PrecisionOption = "float32",
     prompts: Annotated[
@@ -33,36 +36,40 @@ def evaluate(
     ] = "click,clicks3,clicks5,box,jittered-box",
     skip_covered: Annotated[
         float,
-        typer.Option(min=0, max=1, metavar="X", help="Everything mode with it beside without."),
+        typer.Option(
+            min=0, max=1, metavar="X", help="As of 'masks': everything mode with and without."
+        ),
     ] = 0.0,
     baselines: Annotated[
-        str, typer.Option(metavar="LIST", help="grabcut, slic, felzenszwalb.")
+        str, typer.Option(metavar="LIST", help="Others to compare: grabcut, slic, felzenszwalb.")
     ] = "",
     images: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="So many images, drawn by seed.")
+        int | None, typer.Option(min=1, metavar="N", help="Only N images, drawn by --seed.")
     ] = None,
     regions: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="At most so many regions of each.")
+        int | None, typer.Option(min=1, metavar="N", help="At most N regions of each.")
     ] = None,
     image_folder: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The images of a COCO json.")
+        Path | None, typer.Option(metavar="FOLDER", help="Where a COCO json's images are.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all that is drawn.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="What random choices depend on.")
+    ] = 0,
     out: OutOption = Path("evaluation"),
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure quality and time of speed settings on images with known regions.
+    """Measure quality and time of speed settings on labelled images.
 
-    With --precision P each setting runs in float32 and in P, with --skip-covered X
-    with and without it.
-    DATA is a COCO json, or a folder of images with NAME.png (a label map) or
-    NAME.npz (as in BSDS500) beside them. Writes report.md, report.json and
+    --skip-covered X runs each setting with and without it, --precision P in float32
+    and in P. DATA is a COCO json, or a folder of images with NAME.png (a label map)
+    or NAME.npz (as in BSDS500) beside them. Writes report.md, report.json and
     report.png. A run that was stopped goes on where it was.
 
     \b
     Example: two presets, a setting and the published method, on 20 images
-      expedit-sam evaluate bsds500/val --images 20 --speed balanced,fast
-        --speed location=6,clusters=81 --speed published:location=6,clusters=81
+      expedit-sam evaluate bsds500/val --images 20 \\
+        --speed balanced,fast,location=6,clusters=81 \\
+        --speed published:location=6,clusters=81
     """
     from importlib.util import find_spec
 

@@ -44,10 +44,11 @@ def export(
         typer.Option(metavar="PATH", help="Photos to compare masks on; else a drawing."),
     ] = None,
 ) -> None:
-    """Write a network as ONNX or OpenVINO: encoder, decoder and metadata.json.
+    """Write a network as ONNX or OpenVINO, to run it without PyTorch.
 
-    Then asks the result and PyTorch's network for masks and prints how well they
-    agree, and so what a lower precision keeps.
+    Writes encoder, decoder and metadata.json. Then asks the result and PyTorch's
+    network for masks and prints how well they agree, and so what a lower
+    precision keeps.
 
     \b
     Example: half the size, and masks with it

@@ -48,14 +48,14 @@ def masks(
     compiled: CompileOption = False,
     device: DeviceOption = "auto",
     formats: Annotated[
-        str, typer.Option("--format", metavar="LIST", help="Of coco, png, yolo, labelme.")
+        str, typer.Option("--format", metavar="LIST", help="Any of coco, png, yolo, labelme.")
     ] = "coco,png",
     overlay: OverlayOption = True,
     points_per_side: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Ask at NxN points. (*)")
     ] = None,
     points_per_batch: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How many at a time.")
+        int, typer.Option(min=1, metavar="N", help="Points to ask at a time.")
     ] = 64,
     pred_iou_thresh: Annotated[
         float | None, typer.Option(metavar="X", help="Drop masks of a lower predicted IoU. (*)")
@@ -67,15 +67,18 @@ def masks(
         int | None, typer.Option(metavar="PIXELS", help="Clear smaller holes and islands. (*)")
     ] = None,
     crop_n_layers: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Look into N layers of crops.")
+        int, typer.Option(min=0, metavar="N", help="Look into N layers of crops too.")
     ] = 0,
     skip_covered: Annotated[
-        float, typer.Option(min=0, max=1, metavar="X", help="Spare points in masks this small.")
+        float,
+        typer.Option(
+            min=0, max=1, metavar="X", help="Skip points in masks up to this share of the image."
+        ),
     ] = 0.0,
     backend: BackendOption = None,
     exported: ExportedOption = None,
 ) -> None:
-    """Find the masks of everything in image files and in folders of them.
+    """Find the masks of everything in images and in folders of them.
 
     Writes NAME.json (COCO), NAME_masks/001.png ... and NAME_overlay.jpg for each
     image NAME. Options with (*) have a default for each model.

@@ -61,16 +61,22 @@ def list_models(
 @models.command()
 def download(
     name: Annotated[
-        Literal["vit_b", "vit_l", "vit_h"], typer.Argument(metavar="vit_b|vit_l|vit_h", hidden=True)
+        Literal["vit_s", "vit_b", "vit_l", "vit_h"],
+        typer.Argument(metavar="vit_b|vit_l|vit_h", hidden=True),
     ],
 ) -> None:
     """Download official weights, or go on with a broken download.
+
+    vit_s needs none: it comes with the package.
 
     \b
     Example:
       expedit-sam models download vit_b
     """
+    from expedit_sam.errors import InputError
     from expedit_sam.weights.download import fetch
     from expedit_sam.weights.registry import CHECKPOINTS
 
+    if name not in CHECKPOINTS:
+        raise InputError(f"{name} comes with the package: it needs no download")
     typer.echo(fetch(CHECKPOINTS[name]))

@@ -1,13 +1,18 @@
-"""The command-line options that the scripts of the original package and of the fork share."""
+"""What the scripts of the original package and of the fork share: options, and how they end."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from expedit_sam.build import RANDOM, build_sam
+from expedit_sam.cli.commands import INTERRUPTED
+from expedit_sam.everything import SamAutomaticMaskGenerator
 from expedit_sam.hourglass.published import published_setting
 from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.model.architectures import ARCHITECTURES
@@ -43,32 +48,39 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-type",
         choices=["default", *ARCHITECTURES],
-        help="the network (default is vit_h); without this option the checkpoint tells",
+        help="the network, default being vit_h; if left out, what the checkpoint holds",
     )
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="where it runs, such as cpu or cuda (here: %(default)s)",
     )
-    everything = parser.add_argument_group("everything mode")
+    everything = parser.add_argument_group(
+        "everything mode", "numbers left out are as in brackets, chosen for vit_h"
+    )
+    defaults = inspect.signature(SamAutomaticMaskGenerator).parameters
     for name, (kind, text) in _GENERATOR.items():
-        everything.add_argument(f"--{name}", type=kind, metavar="N", help=text)
+        default = defaults[name.replace("-", "_")].default
+        text = f"{text} ({default:g})"
+        everything.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=text)
     hourglass = parser.add_argument_group(
-        "hourglass", "--use_hourglass alone is the preset balanced; with numbers, as published"
+        "hourglass",
+        "--use_hourglass alone is the preset balanced; with numbers, as published\n"
+        "(those left out are as in brackets)",
     )
     hourglass.add_argument("--use_hourglass", action="store_true", help="run on clusters of tokens")
     for name, (kind, default, text) in _HOURGLASS.items():
         names = [f"--{name}"]
         if name == "hourglass_temperture":
             names.append("--hourglass_temperature")
-        text = f"{text} ({default} where others are given)"
+        text = f"{text} ({default})"
         hourglass.add_argument(*names, dest=name, type=kind, metavar="N", help=text)
 
 
 def generator_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """The options given, as arguments of ``SamAutomaticMaskGenerator``."""
+    """The options as arguments of ``SamAutomaticMaskGenerator``."""
     names = [name.replace("-", "_") for name in _GENERATOR]
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+    return {name: getattr(options, name) for name in names}
 
 
 def hourglass_setting(options: argparse.Namespace) -> Hourglass | str | None:
@@ -97,12 +109,22 @@ def read_network(options: argparse.Namespace) -> Sam:
         InputError: the checkpoint or the device cannot be used, or the checkpoint does not fit.
         ValueError: the hourglass does not fit the network.
     """
+    hourglass = hourglass_setting(options)  # before a long load
     return build_sam(
         _model(options),
         checkpoint=options.checkpoint,
-        hourglass=hourglass_setting(options),
+        hourglass=hourglass,
         device=options.device,
     )
+
+
+def exit_code(main: Callable[[], int]) -> int:
+    """What a script's ``main`` returns; Ctrl+C is one line and 130, as of the commands."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _model(options: argparse.Namespace) -> str:

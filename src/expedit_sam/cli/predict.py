@@ -45,7 +45,7 @@ def predict(
     device: DeviceOption = "auto",
     overlay: OverlayOption = True,
 ) -> None:
-    """Find the mask of what points, a box or a rough mask mean in an image.
+    """Find the mask that points, a box or a rough mask ask for.
 
     Writes NAME_prompted.json (COCO), NAME_prompted_masks/001.png, NAME_prompted_overlay.jpg and
     NAME_prompted_logits.npy, which --mask takes to refine the mask with more points.

@@ -20,16 +20,16 @@ def tune(
     model: ModelOption = "vit_s",
     checkpoint: CheckpointOption = None,
     keep: Annotated[
-        float, typer.Option(min=0, max=1, metavar="X", help="Mean IoU with the exact masks.")
+        float, typer.Option(min=0, max=1, metavar="X", help="Least mean IoU with exact masks.")
     ] = 0.9,
-    count: Annotated[int, typer.Option(min=1, metavar="N", help="Look at so many images.")] = 8,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Look at N of the images.")] = 8,
     plot: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")] = Path(
         "tune.png"
     ),
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the choice of images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Which N these are.")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Find the fastest speed setting that keeps the masks of your own images.
+    """Find the fastest speed setting that keeps your images' masks.
 
     No labels are needed: the masks of a grid of clicks are compared with those
     of the exact network. Prints the setting to paste, and plots what was tried.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -48,10 +49,11 @@ def published_setting(arguments: Mapping[str, Any]) -> Hourglass | None:
     Raises:
         ValueError: a value is out of its range.
     """
-    if arguments["hourglass_clustering_location"] < 0:
+    location = arguments["hourglass_clustering_location"]
+    if isinstance(location, Real) and location < 0:
         return None
     return Hourglass(
-        location=arguments["hourglass_clustering_location"],
+        location=location,
         clusters=arguments["hourglass_num_cluster"],
         iterations=arguments["hourglass_cluster_iters"],
         temperature=arguments["hourglass_temperture"],

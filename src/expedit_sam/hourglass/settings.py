@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
 
 from expedit_sam.errors import InputError
 
@@ -46,6 +49,10 @@ class Hourglass:
     mean_values: bool = True
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):  # a NumPy number, made one of Python's
+                object.__setattr__(self, field.name, value.item())
         _require(
             _is_count(self.location, 0) or _is_fraction(self.location),
             "location",
@@ -61,8 +68,15 @@ class Hourglass:
             self.clusters,
             "a square such as 81, or a fraction of the window",
         )
-        _require(_is_count(self.iterations, 1), "iterations", self.iterations, "1 or more")
-        _require(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0")
+        _require(
+            _is_count(self.iterations, 1), "iterations", self.iterations, "a whole number from 1 on"
+        )
+        _require(
+            _is_number(self.temperature, (int, float)) and 0 < self.temperature < math.inf,
+            "temperature",
+            self.temperature,
+            "a number above 0",
+        )
         _require(
             _is_count(self.neighborhood, 1) and self.neighborhood % 2 == 1,
             "neighborhood",
@@ -73,8 +87,11 @@ class Hourglass:
             self.reconstruction_neighbors is None or _is_count(self.reconstruction_neighbors, 1),
             "reconstruction_neighbors",
             self.reconstruction_neighbors,
-            "1 or more, or None",
+            "a whole number from 1 on, or None",
         )
+        for name in ("scale_free", "size_aware", "keep_detail", "mean_values"):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), name, value, "True or False")
 
     def block(self, depth: int) -> int:
         """Number of blocks that run on all tokens in a network of ``depth`` blocks.
@@ -108,8 +125,12 @@ class Hourglass:
         return side
 
 
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_number(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return _is_number(value, int) and value >= least
 
 
 def _is_fraction(value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from itertools import groupby
 from typing import Any
 
 from expedit_sam.errors import InputError
@@ -18,17 +19,19 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Hourglass | None]:
     """Settings by the names that they were written with, the exact network first.
 
     Arguments:
-        texts: each either a list of presets, "balanced,fast", or one setting in ``Hourglass``'s
-            own words, "location=6,clusters=81"; with "published:" before it, what is not said is
-            as in the method's published code.
+        texts: each a list of presets and settings, "balanced,fast,location=6,clusters=81". A
+            setting is in ``Hourglass``'s own words; with "published:" before it, what is not said
+            is as in the method's published code. Two settings need a text each.
 
     Raises:
         InputError: a preset or a value is unknown or out of its range.
     """
     settings: dict[str, Hourglass | None] = {EXACT: None}
     for text in texts:
-        names = [text] if "=" in text else [name.strip() for name in text.split(",")]
-        settings |= {name: parse_setting(name) for name in names}
+        for in_words, group in groupby(text.split(","), lambda part: "=" in part):
+            parts = list(group)
+            names = [",".join(parts)] if in_words else parts
+            settings |= {name: parse_setting(name) for name in map(str.strip, names)}
     return settings
 
 
@@ -49,6 +52,10 @@ def _explicit(text: str) -> Hourglass:
         if name not in known:
             raise InputError(
                 f"speed setting {text!r} has no {name!r}: choose of {', '.join(sorted(known))}"
+            )
+        if name in values:
+            raise InputError(
+                f"speed setting {text!r} has {name} twice: give each setting by itself"
             )
         values[name] = _value(value, text)
     if not text.startswith(_PUBLISHED):
