@@ -84,9 +84,35 @@ def test_supervision_loads_our_coco_json(
     np.testing.assert_array_equal(detections.mask, [r["segmentation"] for r in records])
 
 
-def test_no_masks_are_no_labels(supervision: Any) -> None:
-    assert yolo_lines(SIZE, []) == ""
-    assert json.loads(labelme_document("a.jpg", SIZE, []))["shapes"] == []
+def test_masks_too_thin_for_a_polygon_are_no_labels(supervision: Any) -> None:
+    empty, line = np.zeros((2, *SIZE), bool)
+    line[7, 5:30] = True
+    for records in ([], [{"segmentation": empty}, {"segmentation": line}]):
+        assert yolo_lines(SIZE, records) == ""
+        assert json.loads(labelme_document("a.jpg", SIZE, records))["shapes"] == []
+
+
+def test_a_hole_stays_one(supervision: Any) -> None:
+    from supervision.dataset.formats.yolo import yolo_annotations_to_detections
+
+    mask = np.zeros(SIZE, bool)
+    mask[5:50, 5:70] = True
+    mask[20:30, 20:40] = False
+    (line,) = yolo_lines(SIZE, [{"segmentation": mask}]).splitlines()
+    back = yolo_annotations_to_detections([line], resolution_wh=SIZE[::-1], with_masks=True)
+    np.testing.assert_array_equal(back.mask[0], mask)
+    (shape,) = json.loads(labelme_document("a.jpg", SIZE, [{"segmentation": mask}]))["shapes"]
+    assert len(shape["points"]) * 2 == len(line.split()) - 1
+
+
+def test_holes_that_no_cut_reaches_are_filled(supervision: Any) -> None:
+    mask = np.random.default_rng(0).random(SIZE) < 0.6
+    flooded = np.pad(mask, 1).astype(np.uint8)
+    cv2.floodFill(flooded, None, (0, 0), 2)
+    filled = flooded[1:-1, 1:-1] != 2
+    noisy, whole = [{"segmentation": mask}], [{"segmentation": filled}]
+    assert yolo_lines(SIZE, noisy) == yolo_lines(SIZE, whole) != ""
+    assert labelme_document("a.jpg", SIZE, noisy) == labelme_document("a.jpg", SIZE, whole)
 
 
 def test_written_beside_the_rest(supervision: Any, records: list[dict], tmp_path: Path) -> None:
@@ -94,6 +120,31 @@ def test_written_beside_the_rest(supervision: Any, records: list[dict], tmp_path
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["a.json", "a.labelme.json", "a.txt"]
     assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, records)
+
+
+@pytest.mark.parametrize(("format", "name"), [("yolo", "a.txt"), ("labelme", "a.labelme.json")])
+def test_labels_of_somebody_elses_stay(
+    supervision: Any, records: list[dict], tmp_path: Path, format: str, name: str
+) -> None:
+    (tmp_path / name).write_text("0 0.1 0.1 0.2 0.1 0.2 0.2")
+    (tmp_path / "a.json").write_text('{"shapes": []}')
+    with pytest.raises(InputError, match=f"{name} is there and may be somebody's own: delete it"):
+        write_results(tmp_path, "a", "a.jpg", SIZE, records, [format, "png"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.json", name])
+    assert (tmp_path / name).read_text() == "0 0.1 0.1 0.2 0.1 0.2 0.2"
+
+
+@pytest.mark.parametrize("beside", ["", "coco", "png", "overlay"])
+def test_labels_of_ours_are_replaced(
+    supervision: Any, records: list[dict], tmp_path: Path, beside: str
+) -> None:
+    more = {"overlay": np.zeros((*SIZE, 3), np.uint8)} if beside == "overlay" else {}
+    formats = ["yolo", "labelme", *{beside} & {"coco", "png"}]
+    write_results(tmp_path, "a", "a.jpg", SIZE, records, formats, **more)
+    write_results(tmp_path, "a", "a.jpg", SIZE, records, formats, **more)
+    if beside:
+        write_results(tmp_path, "a", "a.jpg", SIZE, records[:1], ["yolo", "labelme"])
+        assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, records[:1])
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

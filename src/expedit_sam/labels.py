@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from expedit_sam.draw import binary_mask
@@ -26,6 +27,8 @@ def require_supervision(format: str) -> None:
 def yolo_lines(image_size: tuple[int, ...], records: Sequence[dict[str, Any]]) -> str:
     """Masks as YOLO segmentation labels: a line of class 0 and a polygon for each connected piece.
 
+    What is too thin for a polygon is left out; a cut from its edge leads to each hole.
+
     Arguments:
         image_size: (H, W) of the image.
         records: a dict a mask with its ``segmentation``.
@@ -33,14 +36,14 @@ def yolo_lines(image_size: tuple[int, ...], records: Sequence[dict[str, Any]]) -
     from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
     height, width = image_size[:2]
-    lines = (
-        line
-        for record in records
-        for line in detections_to_yolo_annotations(
-            _detection(record), (height, width), approximation_percentage=0.0
+
+    def polygons(detection: Any) -> list[str]:
+        lines = detections_to_yolo_annotations(
+            detection, (height, width), approximation_percentage=0.0
         )
-    )
-    return "".join(f"{line}\n" for line in lines)
+        return [line for line in lines if len(line.split()) > 5]  # a class and a box
+
+    return "".join(f"{line}\n" for record in records for line in _pieces(polygons, record))
 
 
 def labelme_document(
@@ -50,6 +53,8 @@ def labelme_document(
 ) -> str:
     """Masks as LabelMe's json: polygons called "object"; pieces of one mask share a group.
 
+    What is too thin for a polygon is left out; a cut from its edge leads to each hole.
+
     Arguments:
         image_file: the image, as LabelMe will look for it beside the json.
         image_size: (H, W) of the image.
@@ -57,10 +62,14 @@ def labelme_document(
     """
     from supervision.dataset.formats.labelme import detections_to_labelme_shapes
 
+    def polygons(detection: Any) -> list[dict[str, Any]]:
+        shapes = detections_to_labelme_shapes(detection, [_CLASS])
+        return [shape for shape in shapes if shape["shape_type"] == "polygon"]
+
     height, width = image_size[:2]
     shapes: list[dict[str, Any]] = []
     for number, record in enumerate(records):
-        pieces = detections_to_labelme_shapes(_detection(record), [_CLASS])
+        pieces = _pieces(polygons, record)
         group = number if len(pieces) > 1 else None
         shapes += [piece | {"group_id": group} for piece in pieces]
     document: dict[str, Any] = {
@@ -75,10 +84,22 @@ def labelme_document(
     return json.dumps(document, indent=2) + "\n"
 
 
-def _detection(record: dict[str, Any]) -> Any:
+def _pieces(polygons: Callable[[Any], list[Any]], record: dict[str, Any]) -> list[Any]:
+    """The polygons of one mask; its holes are filled if no cut along the mask reaches one."""
+    mask = binary_mask(record)
+    try:
+        return polygons(_detection(mask))
+    except ValueError:
+        outer, _ = cv2.findContours(
+            mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        )
+        filled = cv2.drawContours(np.zeros(mask.shape, np.uint8), outer, -1, 1, cv2.FILLED)
+        return polygons(_detection(filled.astype(bool)))
+
+
+def _detection(mask: np.ndarray) -> Any:
     """One mask as supervision has it: all at once would be copies of the image's size."""
     import supervision
 
-    mask = binary_mask(record)[None]
-    boxes = supervision.mask_to_xyxy(mask).astype(np.float32)
-    return supervision.Detections(xyxy=boxes, mask=mask, class_id=np.zeros(1, int))
+    boxes = supervision.mask_to_xyxy(mask[None]).astype(np.float32)
+    return supervision.Detections(xyxy=boxes, mask=mask[None], class_id=np.zeros(1, int))

@@ -6,6 +6,7 @@ The files of one image appear together, complete, or not at all.
 from __future__ import annotations
 
 import errno
+import filecmp
 import itertools
 import json
 import math
@@ -46,6 +47,9 @@ def write_results(
 ) -> list[Path]:
     """Write the masks of one image, replacing those of an earlier run.
 
+    A label file of another content is taken for an earlier run's where another result of the same
+    name (json, PNGs or overlay) is beside it, else for somebody's own.
+
     ::
 
         write_results("out", "photo", "photo.jpg", image.shape, masks)
@@ -66,8 +70,8 @@ def write_results(
         what was written: files, and the folder of PNGs.
 
     Raises:
-        InputError: a format is unknown, or something could not be written; then nothing of this
-            image is.
+        InputError: a format is unknown, a file of somebody's own is in the way, or something could
+            not be written; then nothing of this image is.
     """
     formats = check_formats(formats)
     with appearing_together(Path(folder)) as place:
@@ -85,10 +89,10 @@ def write_results(
             (place / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
         if "yolo" in formats:
             text = labels.yolo_lines(image_size, records)
-            (place / f"{name}.txt").write_text(text, encoding="utf-8")
+            _write_labels(place / f"{name}.txt", text, Path(folder, name))
         if "labelme" in formats:
             text = labels.labelme_document(image_file, image_size, records)
-            (place / f"{name}.labelme.json").write_text(text, encoding="utf-8")
+            _write_labels(place / f"{name}.labelme.json", text, Path(folder, name))
         return sorted(Path(folder, path.name) for path in place.iterdir())
 
 
@@ -218,15 +222,41 @@ def _mask_name(number: int) -> str:
 
 def _check_replaceable(document: Path) -> None:
     """Refuse to write over a json that is not of this package, such as somebody's labels."""
+    if document.is_file() and not _is_ours(document):  # a folder in the way is told later
+        raise InputError(f"{document} is there and no result of ours: choose another folder")
+
+
+def _is_ours(document: Path) -> bool:
+    """Whether there is COCO json of this package."""
     try:
         info = json.loads(document.read_text(encoding="utf-8"))["info"]
-        ours = info["description"] == _DESCRIPTION
-    except (FileNotFoundError, IsADirectoryError):  # what is in the way is told later
-        return
-    except (ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise InputError(f"{document} is there and no result of ours: choose another folder")
+        return bool(info["description"] == _DESCRIPTION)
+    except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write_labels(new: Path, text: str, result: Path) -> None:
+    """Write labels, which nothing marks as ours, unless they would replace somebody's own.
+
+    Arguments:
+        new: the file, in the hidden folder.
+        text: its contents.
+        result: what the files of this image begin with, in the folder of results.
+    """
+    new.write_text(text, encoding="utf-8")
+    old = result.with_name(new.name)
+    if old.is_file() and not filecmp.cmp(new, old, shallow=False) and not _has_results(result):
+        raise InputError(
+            f"{old} is there and may be somebody's own: delete it, or choose another folder"
+        )
+
+
+def _has_results(result: Path) -> bool:
+    """Whether an earlier run wrote something that only this package does."""
+    others = ("_overlay.jpg", "_overlay.png", f"_masks/{_mask_name(1)}")
+    return _is_ours(Path(f"{result}.json")) or any(
+        Path(f"{result}{ending}").is_file() for ending in others
+    )
 
 
 def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.batch.conftest import rows_of, shards_of, write_pictures
 
 ROOT = Path(__file__).parent.parent.parent
+LONGEST = 240  # seconds that a batch may take, Ray's start on a busy machine included
 
 
 def command(source: Path, out: Path, *more: str) -> list[str]:
@@ -32,17 +34,28 @@ def command(source: Path, out: Path, *more: str) -> list[str]:
 
 
 def finish(source: Path, out: Path, *more: str) -> None:
-    done = subprocess.run(command(source, out, *more), cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        command(source, out, *more), cwd=ROOT, capture_output=True, text=True, timeout=LONGEST
+    )
     assert done.returncode == 0, done.stderr
     # Nothing but progress, a line a minute.
     assert [line for line in done.stderr.splitlines() if "images/s" not in line] == []
 
 
+def wait_for_shards(number: int, out: Path, process: subprocess.Popen[Any]) -> None:
+    """Wait until a batch has written so many shards, or has ended."""
+    deadline = time.monotonic() + LONGEST
+    while len(list(out.glob("shards/*.parquet"))) < number and process.poll() is None:
+        if time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"no {number} shards in {out} within {LONGEST} s")
+        time.sleep(0.01)
+
+
 def kill_after(shards: int, source: Path, out: Path, *more: str) -> None:
     """Kill a batch as soon as so many shards are there, in the middle of the next."""
     process = subprocess.Popen(command(source, out, *more), cwd=ROOT)
-    while len(list(out.glob("shards/*.parquet"))) < shards and process.poll() is None:
-        time.sleep(0.01)
+    wait_for_shards(shards, out, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -89,9 +102,8 @@ def test_control_c_on_ray(tmp_path: Path) -> None:
         text=True,
         start_new_session=True,
     )
-    while not list(out.glob("shards/*.parquet")):
-        time.sleep(0.01)
-        assert process.poll() is None
+    wait_for_shards(1, out, process)
+    assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
     told, errors = process.communicate(timeout=120)
     assert process.returncode == 130

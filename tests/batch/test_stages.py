@@ -129,8 +129,34 @@ def test_an_image_that_memory_is_short_of_fails_alone(
     assert len(good["masks"]) == 1
 
 
-def test_a_fault_of_ours_is_no_image_s(tiny_sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_once(monkeypatch, stages, "upscale_masks", RuntimeError("ours"))
+@pytest.mark.parametrize(("tallest", "failures"), [(400, [False] * 3), (220, [False, True, False])])
+def test_a_block_that_memory_is_short_of_is_encoded_one_by_one(
+    tiny_sam: Sam, monkeypatch: pytest.MonkeyPatch, tallest: int, failures: list[bool]
+) -> None:
+    rows = [{"n": n, "points": [[1.0, 2.0]]} for n in (0, 3, 1)]
+    expected = through(tiny_sam, Task.of(tiny_sam), rows)
+    encode = SamPredictor.encode_scaled
+
+    def short_of_memory(predictor: SamPredictor, crops: Any) -> Any:
+        if len(crops) > 1 or crops[0].shape[0] > tallest:
+            raise MemoryError
+        return encode(predictor, crops)
+
+    monkeypatch.setattr(SamPredictor, "images_at_once", 8)
+    monkeypatch.setattr(SamPredictor, "encode_scaled", short_of_memory)
+    results = through(tiny_sam, Task.of(tiny_sam), rows)
+    assert ["more memory" in (row["error"] or "") for row in results] == failures
+    for row, alone in zip(results, expected, strict=True):
+        assert row["error"] or row["masks"] == alone["masks"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(SamPredictor, "encode_scaled"), (stages, "upscale_masks")]
+)
+def test_a_fault_of_ours_is_no_image_s(
+    tiny_sam: Sam, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    fail_once(monkeypatch, owner, name, RuntimeError("ours"))
     with pytest.raises(RuntimeError, match="ours"):
         through(tiny_sam, Task.of(tiny_sam), [{"n": 1, "points": [[1.0, 2.0]]}])
 

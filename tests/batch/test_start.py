@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from expedit_sam.batch import start as batch_start
+from expedit_sam.batch.job import Job, locked
 from expedit_sam.batch.start import Request, start
 from expedit_sam.errors import InputError
 from expedit_sam.model.sam import Sam
@@ -33,3 +35,15 @@ def test_other_weights_are_another_job(tmp_path: Path, pictures: Path, few: Sam)
     assert begin(pictures, few, tmp_path / "out")["masks"] == summary["masks"] > 0
     with pytest.raises(InputError, match=r"was begun with weights '.*, not '.*: choose"):
         begin(pictures, randomized(few, seed=1), tmp_path / "out")
+
+
+def test_shares_that_end_at_once_count_one_after_the_other(
+    tmp_path: Path, pictures: Path, few: Sam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted(job: Job, *_: Any) -> dict[str, Any]:
+        with pytest.raises(InputError, match="at work"), locked(job.folder, "summary"):
+            pass
+        return {"masks": 7}
+
+    monkeypatch.setattr(batch_start, "write_summary", counted)
+    assert begin(pictures, few, tmp_path / "out") == {"masks": 7}

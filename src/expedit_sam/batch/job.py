@@ -165,6 +165,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def locked(folder: Path, name: str, wait: float = 0) -> Iterator[None]:
     """Keeps a second process away from the same work; a killed process keeps nothing.
 
+    Arguments:
+        folder: of results; made if it is missing.
+        name: of the work.
+        wait: seconds for another process; -1 is as long as it takes.
+
     Raises:
         InputError: another one is at it, or the folder cannot be used.
     """

@@ -16,6 +16,7 @@ from expedit_sam.batch.passes import Answer, Asker, blank
 from expedit_sam.batch.prompts import Prompt
 from expedit_sam.batch.stages import Work, failing_alone, generator, with_works, works_of
 from expedit_sam.batch.task import Task
+from expedit_sam.errors import is_out_of_memory
 from expedit_sam.model.sam import Sam
 from expedit_sam.predictor import SamPredictor
 
@@ -85,13 +86,11 @@ class Network:
         """Answers in the place of crops, in the rows' ``work``."""
         started = time.perf_counter()
         works = works_of(table)
-        features = iter(self.encode(works))
-        for work in works:
-            own = [next(features) for _ in work.crops]
+        for work, features in zip(works, self._encode_each(works), strict=True):
             work.crops = []
             if work.error is None:
                 with failing_alone(work):
-                    work.answers = self.ask(work, own, self.task)
+                    work.answers = self.ask(work, features, self.task)
         seconds = (time.perf_counter() - started) / max(len(works), 1)
         for work in works:
             work.seconds["network"] = seconds
@@ -105,6 +104,22 @@ class Network:
         for first in range(0, len(crops), at_once):
             features += self.predictor.encode_scaled(crops[first : first + at_once])
         return features
+
+    def _encode_each(self, works: Sequence[Work]) -> list[list[Tensor]]:
+        """The embeddings of each image's crops, one at a time where all together do not fit."""
+        try:
+            features = iter(self.encode(works))
+            return [[next(features) for _ in work.crops] for work in works]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the handler, where the traceback still holds what did not fit.
+        return [self._encode_alone(work) for work in works]
+
+    def _encode_alone(self, work: Work) -> list[Tensor]:
+        with failing_alone(work):
+            return [self.predictor.encode_scaled([crop])[0] for crop in work.crops]
+        return []
 
     def ask(self, work: Work, features: Sequence[Tensor], task: Task) -> list[Answer]:
         """The answers to a task about an image, of whose crops these are the embeddings."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import platform
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -42,8 +44,8 @@ def cluster(address: str | None = None) -> Iterator[None]:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    # At Ctrl+C Ray tells standard output that workers were stopped, which was the point.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`")
+    # Ray tells standard output that it stopped workers at Ctrl+C, and that it tries again.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`|infinite retries")
     try:
         import ray
     except ImportError as error:
@@ -66,7 +68,7 @@ def cluster(address: str | None = None) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as errors it raises
     try:
         yield
     finally:
@@ -113,7 +115,7 @@ def segment(
         column: which holds the images; None is the first of ``IMAGE_COLUMNS`` that there is.
         workers: processes that hold the network; None is one a GPU, or one.
         threads: of each worker on a CPU; None shares the CPUs among them.
-        device: of the workers; "auto" is "cuda" where the cluster has GPUs, else "cpu".
+        device: of the workers; "auto" as in ``Shape.of``.
 
     Returns:
         the dataset with the columns ``schema.RESULT`` in the place of images and prompts.
@@ -138,11 +140,25 @@ def on_ray(sam: Sam, task: Task, shape: Shape) -> Pipeline:
         while tables := list(itertools.islice(blocks, _BLOCKS_PER_ROUND)):
             dataset = ray.data.from_arrow(tables)
             results = _stages(dataset, sam, task, load_item, ITEM_COLUMNS, shape)
-            yield from results.iter_batches(
-                batch_size=None, batch_format="pyarrow", prefetch_batches=0
-            )
+            with _in_one_line():
+                yield from results.iter_batches(
+                    batch_size=None, batch_format="pyarrow", prefetch_batches=0
+                )
 
     return pipeline
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Raises a worker's ``InputError`` here, out of the traceback that Ray tells of it."""
+    from ray.exceptions import RayActorError
+
+    try:
+        yield
+    except RayActorError as error:
+        if told := re.search(r"InputError: (.+)", str(error)):
+            raise InputError(told[1]) from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -171,7 +187,8 @@ class Shape:
         Arguments:
             workers: None is one a GPU, or one.
             threads: None shares the CPUs among the workers.
-            device: "auto" is "cuda" where the cluster has GPUs, else "cpu".
+            device: "auto" is "cuda" where the cluster has GPUs other than those of this machine
+                that its PyTorch cannot use, else "cpu".
 
         Raises:
             InputError: there is no such device.
@@ -181,20 +198,31 @@ class Shape:
         resources = ray.cluster_resources()
         gpus = resources.get("GPU", 0.0)
         if device == "auto":
-            device = "cuda" if gpus else "cpu"
+            device = "cuda" if gpus > _useless_gpus() else "cpu"
         if (device == "cuda" and not gpus) or (
             device == "mps" and not torch.backends.mps.is_available()
         ):
             raise InputError(f"device '{device}' is not available on Ray: pass device 'cpu'")
         if device == "cuda":
             workers = workers or max(int(gpus), 1)
-            return cls(workers, threads, device, min(1.0, gpus / workers), 1.0, 1.0)
+            counted = min(1.0, resources["CPU"] / workers / 2)  # which leaves some for the others
+            return cls(workers, threads, device, min(1.0, gpus / workers), counted, counted)
         workers = workers or 1
         cpus = resources["CPU"] / workers
         # Little, so that the workers of a lost node find room on the others and still leave some
         # for reading and making masks; without it everything would wait for everything.
         counted = cpus / 4
         return cls(workers, threads or max(1, int(cpus)), device, 0.0, counted, counted)
+
+
+def _useless_gpus() -> float:
+    """GPUs of this machine that its PyTorch, one without CUDA, cannot use."""
+    import ray
+
+    if torch.cuda.is_available():
+        return 0.0
+    own = ray.get_runtime_context().get_node_id()
+    return sum(node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["NodeID"] == own)
 
 
 def _stages(
@@ -214,7 +242,8 @@ def _stages(
     }
     beside = min(shape.beside, 1.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scheduling_strategy goes in Ray 2.64, which is excluded
+        # scheduling_strategy and ray_remote_args_fn go in Ray 2.64, which is excluded.
+        warnings.simplefilter("ignore")
         return (
             dataset.map_batches(
                 read, fn_kwargs={"task": task, "load": load, "drop": drop}, num_cpus=beside, **whole
@@ -224,7 +253,8 @@ def _stages(
                 fn_constructor_args=(ray.put(sam.cpu()), task, shape.threads, shape.device),
                 concurrency=shape.workers,
                 num_cpus=shape.cpus,
-                num_gpus=shape.gpus,
+                # num_gpus asks for a batch_size, which would join blocks of different chunks.
+                ray_remote_args_fn=lambda: {"num_gpus": shape.gpus},
                 scheduling_strategy="SPREAD",  # which also keeps Ray from fusing it with reading
                 **whole,
             )
@@ -233,9 +263,18 @@ def _stages(
 
 
 class _Worker(Network):
-    """The network in a process of its own."""
+    """The network in a process of its own.
+
+    Raises:
+        InputError: PyTorch cannot use the GPU.
+    """
 
     def __init__(self, sam: Any, task: Task, threads: int | None, device: str) -> None:
         import ray
 
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InputError(
+                f"PyTorch on {platform.node()} cannot use its GPU: "
+                "install PyTorch with CUDA there, or pass device 'cpu'"
+            )
         super().__init__(ray.get(sam).to(device), task, threads)

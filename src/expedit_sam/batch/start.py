@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from expedit_sam.batch.estimate import Estimate, estimate
-from expedit_sam.batch.job import Job, at_work
+from expedit_sam.batch.job import Job, at_work, locked
 from expedit_sam.batch.on_ray import Shape, cluster, on_ray
 from expedit_sam.batch.passes import Scaler
 from expedit_sam.batch.run import Progress, in_this_process, run
@@ -133,6 +133,7 @@ def start(
             on_progress(progress.images, total, progress.failures, progress.elapsed)
 
         progress = run(job, pipeline, chunks, told)
-        if coco:
-            write_coco(job)
-        return write_summary(job, progress, shape.workers if shape else 0)
+        with locked(out, "summary", wait=-1):  # the last of the shares counts all of them
+            if coco:
+                write_coco(job)
+            return write_summary(job, progress, shape.workers if shape else 0)
