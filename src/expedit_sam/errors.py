@@ -15,6 +15,8 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether Python, PyTorch or OpenCV had no memory left."""
     texts = (
         "CUDA out of memory",
+        "CUDA error: out of memory",
+        "STATUS_ALLOC_FAILED",  # cuBLAS's and cuDNN's
         "MPS backend out of memory",
         "can't allocate memory",
         "Insufficient memory",

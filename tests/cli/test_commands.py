@@ -115,6 +115,8 @@ def test_faults_of_the_system_are_one_line(
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nsee the manual"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: out of memory\nsee the manual"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
     ],
 )
 def test_out_of_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
