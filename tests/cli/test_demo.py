@@ -6,9 +6,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from expedit_sam.build import RANDOM, build_sam
+from expedit_sam.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -23,6 +29,31 @@ def test_without_gradio(
 def test_a_checkpoint_that_is_missing(run: Callable, only_error: Callable) -> None:
     pytest.importorskip("gradio")
     assert "missing.pth" in only_error(run("demo", "--checkpoint", "missing.pth"))
+
+
+@pytest.mark.usefixtures("tiny_vit_s")
+def test_every_network_has_the_precision_asked_for(
+    run: Callable, only_error: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio")
+    from tests.demo.conftest import free_port
+
+    served: list[Any] = []
+
+    def running(networks: Any, *_: Any) -> None:
+        served.append(networks)
+        raise InputError("enough")
+
+    monkeypatch.setattr("expedit_sam.demo.server.running", running)
+    monkeypatch.setattr(
+        "expedit_sam.demo.networks.build_sam", partial(build_sam, checkpoint=RANDOM)
+    )
+    options = ["--port", free_port(), "--checkpoint", RANDOM, "--precision", "bfloat16"]
+    assert only_error(run("demo", *options)) == "error: enough"
+    (networks,) = served
+    assert networks.names[:2] == ["vit_s (random)", "vit_s"]
+    for name in networks.names[:2]:
+        assert networks.sam(name).image_encoder.pos_embed.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "a" * 70, "ä" * 70])

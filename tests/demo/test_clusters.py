@@ -5,7 +5,8 @@ import numpy as np
 from expedit_sam import SamPredictor
 from expedit_sam.demo.clusters import cluster_map, draw_clusters
 from expedit_sam.demo.networks import Networks
-from expedit_sam.hourglass import Hourglass
+from expedit_sam.hourglass import PRESETS, Hourglass
+from expedit_sam.model.sam import Sam
 
 
 def test_as_many_clusters_as_tokens_leaves_each_alone(
@@ -26,6 +27,13 @@ def test_no_cluster_crosses_a_window(tiny_networks: Networks, photo: np.ndarray)
     assert found.clusters == 13 * 13
     left, right = found.labels[:, :14], found.labels[:, 14:]
     assert not set(left.ravel()) & set(right.ravel())
+
+
+def test_networks_in_bfloat16_are_looked_into(photo: np.ndarray, tiny_sam: Sam) -> None:
+    exact = cluster_map(SamPredictor(tiny_sam), photo, PRESETS["fast"])
+    tiny_sam.image_encoder.bfloat16()
+    found = cluster_map(SamPredictor(tiny_sam), photo, PRESETS["fast"])
+    assert (found.labels == exact.labels).mean() > 0.9
 
 
 def test_drawing(tiny_networks: Networks, photo: np.ndarray) -> None:

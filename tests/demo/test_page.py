@@ -191,6 +191,42 @@ def test_another_picture_while_one_is_encoded(
     shown(page, view, lambda picture: picture.shape == (400, 600, 3))
 
 
+@pytest.mark.parametrize(
+    ("tab", "view", "answered"),
+    [
+        ("Click", "click-picture", "Masks in"),
+        ("Compare", "first-picture", "IoU of A and B"),
+    ],
+)
+def test_clicks_wait_for_nobody_s_encoder(
+    visit: Visit,
+    address: str,
+    tiny_networks: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tab: str,
+    view: str,
+    answered: str,
+) -> None:
+    early, late = visit(address), visit(address)
+    for page in (early, late):
+        said(page, "speed", "fast (")
+    choose_example(early, "cat.jpg")
+    open_tab(early, tab)
+    said(early, f"{tab.lower()}-status", "encoded in")
+    go_on = threading.Event()
+    at_once = tiny_networks.encode
+    monkeypatch.setattr(tiny_networks, "encode", lambda *given: go_on.wait() and at_once(*given))
+    choose_example(late, "coffee.jpg")
+    open_tab(late, tab)
+    said(late, f"{tab.lower()}-status", "Encoding")
+    click_picture(late, view, 0.5, 0.5)
+    shown(late, view, lambda picture: plus_at(picture, 0.5, 0.5))
+    click_picture(early, view, 0.5, 0.5)
+    said(early, f"{tab.lower()}-status", answered)
+    go_on.set()
+    said(late, f"{tab.lower()}-status", answered)
+
+
 def test_coming_back_to_a_guess(visit: Visit, address: str) -> None:
     page = visit(address)
     choose_example(page, "cat.jpg")
@@ -262,6 +298,8 @@ def test_a_broken_upload(visit: Visit, address: str, tmp_path: Path) -> None:
     assert "/" not in line
     page.get_by_role("button", name="Find masks").click()
     page.get_by_text("Choose a picture first").last.wait_for()
+    assert page.locator(".toast-title").inner_text() == "Warning"
+    assert page.get_by_text("Error", exact=True).count() == 0
     assert "Traceback" not in page.content()
     page.get_by_role("button", name="Remove Image").click()
     upload(page, tmp_path / "good.png")

@@ -78,7 +78,9 @@ def test_label_map(client: TestClient, photo: np.ndarray, monkeypatch: pytest.Mo
         expected[square, square], mask[square, square] = value, True
         (segmentation,) = rle.encode_masks(mask[None])
         masks[value] = {"segmentation": rle.to_coco(segmentation), "area": int(mask.sum())}
-    monkeypatch.setattr(Question, "masks", lambda _: [masks[value] for value in sorted(masks)])
+    monkeypatch.setattr(
+        "expedit_sam.serve.engine.masks_of", lambda *_: [masks[value] for value in sorted(masks)]
+    )
     response = ask(client, encoded(photo), {"points": [[1, 1]]}, format="png")
     assert response.headers["content-type"] == "image/png"
     np.testing.assert_array_equal(Image.open(io.BytesIO(response.content)), expected)
@@ -158,13 +160,15 @@ def test_bad_images(client: TestClient, png: bytes) -> None:
     large = encoded(np.zeros((500, 500, 3), np.uint8))
     refused(ask(client, large, point), 422, "has 500x500 pixels: scale it to at most 0.1 mega")
     refused(ask(client, b"x" * 300_000, point), 413, "the upload has more than 0.2 MB")
-    refused(client.post("/masks"), 422, "image: Field required")
-    refused(client.post("/masks", data={"image": "text"}), 422, "image: ")
+    refused(client.post("/masks"), 422, "image must be a file")
+    refused(client.post("/masks", data={"image": "text"}), 422, "image must be a file")
     refused(ask(client, png, point, format="gif"), 422, "format: ")
     refused(client.get("/nowhere"), 404, "Not Found")
     refused(client.get("/masks"), 405, "Method Not Allowed")
     broken = {"content-type": "multipart/form-data; boundary=x"}
-    refused(client.post("/masks", content=b"--x\r\nbad", headers=broken), 422, "image: ")
+    refused(
+        client.post("/masks", content=b"--x\r\nbad", headers=broken), 422, "image must be a file"
+    )
 
 
 def test_an_upload_is_refused_by_the_length_it_announces(client: TestClient, png: bytes) -> None:
@@ -194,6 +198,31 @@ def test_no_three_requests_work_at_full_size_at_once(
             for shift in range(3)
         ]
     assert {type(one.exception()) for one in asked} == {threading.BrokenBarrierError}
+
+
+def test_the_network_does_not_run_ahead_of_those_who_make_masks(
+    engine: Engine, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    fourth = threading.Event()
+    ask = engine._network.ask
+
+    def counted(*given: object) -> list:
+        asked.append(given)
+        if len(asked) == 4:
+            fourth.set()
+        return ask(*given)
+
+    ahead: list[bool] = []
+    monkeypatch.setattr(engine._network, "ask", counted)
+    monkeypatch.setattr(
+        "expedit_sam.serve.engine.masks_of", lambda *_: ahead.append(fourth.wait(0.3)) or []
+    )
+    with held(engine):
+        questions = [engine.ask(png, [POINT]) for _ in range(8)]
+    assert [question.answered.result(PATIENCE) for question in questions] == [[]] * 8
+    assert not ahead[0]
+    until(lambda: not any(question.work.answers for question in questions))
 
 
 def test_nothing_is_decoded_once_the_service_stops(

@@ -7,22 +7,32 @@ from typing import Annotated
 
 import typer
 
-from expedit_sam.cli.network import CheckpointOption, DeviceOption, ModelOption, load_network
+from expedit_sam.cli.network import (
+    CheckpointOption,
+    DeviceOption,
+    ModelOption,
+    PrecisionOption,
+    load_network,
+)
 
 
 def demo(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="0.0.0.0 lets other computers in.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Of the page.")] = 7860,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="N", help="Port of the page.")
+    ] = 7860,
     model: ModelOption = "vit_s",
     checkpoint: CheckpointOption = None,
+    precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
 ) -> None:
-    """Open a page for the browser: masks of everything, of what is clicked, and how.
+    """Open a page for the browser to try it all.
 
-    Stop it with Ctrl+C. Nothing leaves this computer. The page also offers
-    vit_s and the models that expedit-sam models has downloaded.
+    It finds masks of everything and of what is clicked, compares speeds and shows
+    the clusters inside. Stop it with Ctrl+C. Nothing leaves this computer. The page
+    also offers vit_s and the models that expedit-sam models has downloaded.
 
     \b
     Example: on another port, with weights of yours
@@ -41,9 +51,9 @@ def demo(
     from expedit_sam.serve.server import listen
 
     listen(host, port).close()
-    sam = load_network(model, checkpoint, "exact", device)
+    sam = load_network(model, checkpoint, "exact", device, precision)
     label = f"{model} ({Path(checkpoint).name})" if checkpoint else model
-    with running(Networks(model, sam, label), host, port) as address:
+    with running(Networks(model, sam, label, precision), host, port) as address:
         typer.echo(f"Open {address} in a browser. Ctrl+C stops.")
         while True:
             time.sleep(3600)  # Windows lets Ctrl+C end this, but no lock

@@ -24,7 +24,7 @@ def serve(
         str, typer.Option(metavar="ADDRESS", help="0.0.0.0 lets other computers in.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", help="0 takes a free one.")
+        int, typer.Option(min=0, max=65535, metavar="N", help="Port; 0 takes a free one.")
     ] = 8000,
     model: ModelOption = "vit_s",
     checkpoint: CheckpointOption = None,

@@ -13,6 +13,7 @@ from expedit_sam.demo.masks import candidates
 from expedit_sam.demo.pictures import Picture
 from expedit_sam.demo.prompt_panel import PromptPanel, draw_clicks
 from expedit_sam.demo.shared import (
+    ENCODING,
     INSTANT,
     LATEST,
     QUICK,
@@ -69,12 +70,19 @@ def click_tab(shared: Shared) -> None:
             *downloads.offered(),
         ]
 
+    def answer(picture: Picture, model: str, speed: str) -> list[Any]:
+        """To a click, at once: where the picture is still being encoded, ``encode`` answers it."""
+        if picture.is_encoded(model, speed):
+            return update(picture, model, speed)
+        picture.candidates = None
+        return [drawn(picture, 0), _no_choice(), ENCODING, *downloads.closed()]
+
     def show(session: Session, model: str, speed: str) -> list[Any]:
         if session.picture is None or session.tab != tab.label:
             return [None, _READY]
         if session.picture.has_candidates(model, speed):
             return [gr.skip(), gr.skip()]
-        return [drawn(session.picture, 0), "Encoding the picture ..."]
+        return [drawn(session.picture, 0), ENCODING]
 
     @friendly
     def encode(session: Session, model: str, speed: str) -> list[Any]:
@@ -101,7 +109,7 @@ def click_tab(shared: Shared) -> None:
         return write_cutout(picture, encoding, guesses.logits[index or 0], shared.folder)
 
     choices = [shared.model, shared.speed]
-    panel.connect(shared, [view], lambda picture: picture.clicks, update, choices, result)
+    panel.connect(shared, [view], lambda picture: picture.clicks, answer, choices, result)
     for event in (shared.chosen, entered(tab, shared)):
         event.then(show, [session, *choices], [view, status], **INSTANT).then(
             encode, [session, *choices], result, show_progress_on=status, **LATEST

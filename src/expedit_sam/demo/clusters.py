@@ -45,7 +45,8 @@ def cluster_map(predictor: SamPredictor, image: np.ndarray, hourglass: Hourglass
     resized = predictor.transform.apply_image(image)
     pixels = torch.as_tensor(resized, device=predictor.device).permute(2, 0, 1)[None]
     depth = len(encoder.blocks)
-    tokens = first_tokens(encoder, model.preprocess(pixels), hourglass.block(depth))
+    pixels = model.preprocess(pixels).to(encoder.patch_embed.proj.weight.dtype)
+    tokens = first_tokens(encoder, pixels, hourglass.block(depth)).float()
     window = clustering_window(encoder.blocks)
     # Clusters' numbers instead of their channels go the way back, where details have no place.
     contraction = contract(tokens, replace(hourglass, keep_detail=False), window)

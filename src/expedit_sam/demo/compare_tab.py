@@ -13,6 +13,7 @@ from expedit_sam.demo.masks import candidates
 from expedit_sam.demo.pictures import Picture
 from expedit_sam.demo.prompt_panel import PromptPanel, draw_clicks
 from expedit_sam.demo.shared import (
+    ENCODING,
     INSTANT,
     LATEST,
     Session,
@@ -67,11 +68,20 @@ def compare_tab(shared: Shared) -> None:
             "\n".join([agreement, "", *words]),
         ]
 
+    def unanswered(picture: Picture) -> list[Any]:
+        view = shared.shown(draw_clicks(picture.image, picture.compared))
+        return [view, view, None, ENCODING]
+
+    def answer(picture: Picture, model: str, *speeds: str) -> list[Any]:
+        """To a click, at once: where the picture is still being encoded, ``encode`` answers it."""
+        if all(picture.is_encoded(model, speed) for speed in speeds):
+            return update(picture, model, *speeds)
+        return unanswered(picture)
+
     def show(session: Session) -> list[Any]:
         if session.picture is None or session.tab != tab.label:
             return [None, None, None, _READY]
-        view = shared.shown(draw_clicks(session.picture.image, session.picture.compared))
-        return [view, view, None, "Encoding the picture ..."]
+        return unanswered(session.picture)
 
     @friendly
     def encode(session: Session, *choices: str) -> list[Any]:
@@ -85,7 +95,7 @@ def compare_tab(shared: Shared) -> None:
         shared,
         [first_view, second_view],
         lambda picture: picture.compared,
-        update,
+        answer,
         choices,
         result,
     )

@@ -63,10 +63,14 @@ class Networks:
         name: architecture of the network that is there from the start.
         sam: that network.
         label: what the page calls it.
+        precision: of its image encoder, and of those of the others.
     """
 
-    def __init__(self, name: str, sam: Sam, label: str | None = None) -> None:
+    def __init__(
+        self, name: str, sam: Sam, label: str | None = None, precision: str = "float32"
+    ) -> None:
         self.first = label or name
+        self.precision = precision
         self._architecture = {self.first: name}
         for other in (EMBEDDED_MODEL, *CHECKPOINTS):
             if other == EMBEDDED_MODEL or cache.is_cached(CHECKPOINTS[other]):
@@ -86,8 +90,11 @@ class Networks:
         """The network of this name."""
         with self._loading:
             if name not in self._loaded:
-                device = self._loaded[self.first].device
-                self._loaded[name] = build_sam(self._architecture[name], device=device)
+                self._loaded[name] = build_sam(
+                    self._architecture[name],
+                    device=self._loaded[self.first].device,
+                    precision=self.precision,
+                )
             return self._loaded[name]
 
     def points_per_side(self, name: str) -> int:

@@ -63,7 +63,8 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
                     networks.names,
                     value=networks.first,
                     label="Model",
-                    info="Those on this computer; expedit-sam models lists more.",
+                    info=f"Those on this computer, in {networks.precision}; "
+                    "expedit-sam models lists more.",
                     elem_id="model",
                 )
                 speed = gr.Radio(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,21 +44,22 @@ class Picture:
     candidates: tuple[Encoding, Candidates] | None = None
     _encodings: dict[tuple[str, str], Encoding] = field(default_factory=dict)
     _cluster_maps: dict[tuple[str, str], ClusterMap] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def encoding(self, networks: Networks, model: str, speed: str) -> Encoding:
         """What a network makes of the page's copy at a speed; computed once."""
-        with self._lock:
-            if (model, speed) not in self._encodings:
-                self._encodings[model, speed] = networks.encode(model, speed, self.image)
-            return self._encodings[model, speed]
+        if not self.is_encoded(model, speed):
+            self._encodings[model, speed] = networks.encode(model, speed, self.image)
+        return self._encodings[model, speed]
+
+    def is_encoded(self, model: str, speed: str) -> bool:
+        """Whether a network knows the page's copy at a speed, so that clicks take a moment."""
+        return (model, speed) in self._encodings
 
     def cluster_map(self, networks: Networks, model: str, speed: str) -> ClusterMap:
         """How a network clusters the page's copy at a speed; computed once."""
-        with self._lock:
-            if (model, speed) not in self._cluster_maps:
-                self._cluster_maps[model, speed] = networks.clusters(model, speed, self.image)
-            return self._cluster_maps[model, speed]
+        if (model, speed) not in self._cluster_maps:
+            self._cluster_maps[model, speed] = networks.clusters(model, speed, self.image)
+        return self._cluster_maps[model, speed]
 
     def has_candidates(self, model: str, speed: str) -> bool:
         """Whether ``candidates`` are a network's at a speed."""

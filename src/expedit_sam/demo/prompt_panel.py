@@ -43,7 +43,7 @@ class PromptPanel:
         shared: Shared,
         views: Sequence[gr.Image],
         clicks_of: Callable[[Picture], Clicks],
-        update: Callable[..., Any],
+        answer: Callable[..., Any],
         inputs: list[Any],
         outputs: list[Any],
     ) -> None:
@@ -53,7 +53,8 @@ class PromptPanel:
             shared: the rest of the page.
             views: the pictures that can be clicked.
             clicks_of: which prompts of a picture these are.
-            update: called with the picture and ``inputs`` after each change; gives ``outputs``.
+            answer: called with the picture and ``inputs`` after each change; gives ``outputs``,
+                and does not wait for the encoder.
         """
 
         @friendly
@@ -64,7 +65,7 @@ class PromptPanel:
         def place(session: Session, kind: Any, x: float, y: float, *rest: Any) -> Any:
             picture = session.require_picture()
             clicks_of(picture).add(x, y, kind, picture.image.shape)
-            return update(picture, *rest)
+            return answer(picture, *rest)
 
         @friendly
         def place_typed(
@@ -79,13 +80,13 @@ class PromptPanel:
         def undo(session: Session, *rest: Any) -> Any:
             picture = session.require_picture()
             clicks_of(picture).undo()
-            return update(picture, *rest)
+            return answer(picture, *rest)
 
         @friendly
         def clear(session: Session, *rest: Any) -> Any:
             picture = session.require_picture()
             clicks_of(picture).clear()
-            return update(picture, *rest)
+            return answer(picture, *rest)
 
         for view in views:
             view.select(on_picture, [shared.session, self.kind, *inputs], outputs, **QUICK)

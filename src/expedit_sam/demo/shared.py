@@ -15,7 +15,7 @@ import numpy as np
 
 from expedit_sam.demo.networks import Cancelled, Networks
 from expedit_sam.demo.pictures import Picture
-from expedit_sam.errors import InputError
+from expedit_sam.errors import InputError, is_out_of_memory
 
 # Events of a group run one at a time: long work, and clicks, which do not wait for it. What is
 # instant waits for nothing.
@@ -37,6 +37,7 @@ QUICK: dict[str, Any] = {
 INSTANT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 CHOOSE_FIRST = "Choose a picture first: upload one, paste one, or click an example."
+ENCODING = "Encoding the picture ..."
 
 
 @dataclass
@@ -128,13 +129,14 @@ def friendly(handler: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return handler(*arguments, **named)
         except InputError as error:
-            raise gr.Error(str(error), title="Not possible", print_exception=False) from error
+            gr.Warning(str(error))  # gr.Error would put "Error" in the place of the picture
         except Cancelled:
-            raise gr.Error("Cancelled.", title="Stopped", print_exception=False) from None
-        except MemoryError as error:
-            raise gr.Error(
-                "Out of memory: try a smaller picture or model.", print_exception=False
-            ) from error
+            gr.Info("Cancelled.")
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            gr.Warning("Out of memory: try a smaller picture or model.")
+        return gr.skip()
 
     return friendly_handler
 

@@ -84,8 +84,7 @@ def build_app(engine: Engine, megabytes: float) -> FastAPI:
         started = time.perf_counter()
         engine.check_room()
         question = await run_in_threadpool(lambda: engine.ask(image.file.read(), _parsed(prompts)))
-        await _answered(request, question)
-        found = await run_in_threadpool(question.masks)
+        found = await _answered(request, question)
         respond = _label_map if format == "png" else partial(_as_json, engine)
         response = await run_in_threadpool(respond, question.work.size, found)
         masks_made.inc(len(found))
@@ -117,14 +116,14 @@ def build_app(engine: Engine, megabytes: float) -> FastAPI:
     return app
 
 
-async def _answered(request: Request, question: Question) -> None:
-    """Wait, without a thread, until a question is answered or its client has left."""
+async def _answered(request: Request, question: Question) -> list[dict[str, Any]]:
+    """The masks, waited for without a thread, unless the client leaves before."""
     answered = asyncio.wrap_future(question.answered)
     try:
         while not (await asyncio.wait([answered], timeout=_LOOK))[0]:
             if await request.is_disconnected():
                 raise HTTPException(499, "the client has left")
-        answered.result()
+        return answered.result()
     finally:
         answered.cancel()  # what has not begun need not be answered
 
@@ -190,7 +189,10 @@ async def _refuse(request: Request, error: Exception) -> Response:
         code, reason = error.status_code, str(error.detail)
     elif isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        code, reason = 422, f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"
+        field = ".".join(map(str, first["loc"][1:]))
+        code, reason = 422, f"{field}: {first['msg']}"
+        if field == "image":
+            reason = "image must be a file: write -F image=@photo.jpg for curl"
     elif isinstance(error, Busy):
         code, reason = 429, "too many requests are waiting: try again in a moment"
     elif isinstance(error, Stopping):

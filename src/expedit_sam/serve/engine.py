@@ -9,7 +9,7 @@ import threading
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -30,6 +30,7 @@ from expedit_sam.model.sam import Sam
 from expedit_sam.prompts import check_inside
 
 _TOGETHER = 8  # images encoded at once, where a device gains by it
+_MAKERS = 2  # threads that make masks, which takes much memory
 _Returned = TypeVar("_Returned")
 
 
@@ -69,7 +70,7 @@ class Encoded:
 class Question:
     """What waits for the network; prompts first, because they take a moment.
 
-    Cancel ``answered`` where nobody waits for it any more.
+    ``answered`` gives the masks; cancel it where nobody waits for it any more.
     """
 
     urgency: tuple[bool, int]
@@ -77,12 +78,7 @@ class Question:
     work: Work = field(compare=False)
     task: Task = field(compare=False)
     encoded: Encoded | None = field(compare=False, default=None)
-    answered: Future[None] = field(compare=False, default_factory=Future)
-
-    @two_at_a_time
-    def masks(self) -> list[dict[str, Any]]:
-        """The masks, once it is answered."""
-        return masks_of(self.work, self.task)
+    answered: Future[list[dict[str, Any]]] = field(compare=False, default_factory=Future)
 
 
 class Engine:
@@ -111,6 +107,9 @@ class Engine:
         self._questions: list[Question] = []  # that have not begun, the most urgent first
         self._stopping = False
         self._number = itertools.count()
+        self._makers = ThreadPoolExecutor(_MAKERS)
+        # Low-res logits are large: the network does not run ahead of those who make masks of them.
+        self._unmade = threading.BoundedSemaphore(_MAKERS + 1)
         self._thread = threading.Thread(target=self._answer_until_stopped, daemon=True)
         self._thread.start()
 
@@ -173,6 +172,7 @@ class Engine:
     def join(self) -> None:
         """Wait, once stopped, for what has begun."""
         self._thread.join()
+        self._makers.shutdown()
 
     @two_at_a_time
     def _read(self, image: bytes, prompts: list[Prompt] | None) -> Work:
@@ -236,6 +236,7 @@ class Engine:
             question.encoded = question.encoded or fresh[question.key]
 
     def _answer(self, question: Question) -> None:
+        self._unmade.acquire()
         try:
             if question.encoded is None:
                 self._encode([question])
@@ -243,9 +244,22 @@ class Engine:
             features = [question.encoded.features]
             question.work.answers = self._network.ask(question.work, features, question.task)
         except Exception as error:  # whoever asked shall hear of it
+            self._unmade.release()
             question.answered.set_exception(error)
         else:
-            question.answered.set_result(None)
+            self._makers.submit(self._make_masks, question)
+
+    def _make_masks(self, question: Question) -> None:
+        try:
+            masks = masks_of(question.work, question.task)
+        except Exception as error:  # as above
+            question.answered.set_exception(error)
+        else:
+            question.answered.set_result(masks)
+        finally:
+            question.work.answers = []
+            self._unmade.release()
+            give_back()
 
 
 def _check_inside(work: Work) -> None:
