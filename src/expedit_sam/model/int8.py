@@ -23,7 +23,9 @@ def quantize(encoder: ImageEncoderViT) -> None:
         InputError: this CPU has no exact products of 8-bit integers.
     """
     encoder.requires_grad_(False)
-    for part in list(encoder.blocks.modules()):
+    # Without the layers themselves: each is to be freed as it is replaced.
+    parts = [part for part in encoder.blocks.modules() if not isinstance(part, nn.Linear)]
+    for part in parts:
         for name, layer in part.named_children():
             if isinstance(layer, nn.Linear):
                 setattr(part, name, Int8Linear(layer))
