@@ -153,6 +153,22 @@ def test_no_mask_has_this_number(
     assert "Traceback" not in capsys.readouterr().err
 
 
+def held(
+    networks: Any, work: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[threading.Event, threading.Event]:
+    """Makes the networks' work set the first event when it begins, and wait for the second."""
+    begun, go_on = threading.Event(), threading.Event()
+    at_once = getattr(networks, work)
+
+    def later(*arguments: Any) -> Any:
+        begun.set()
+        go_on.wait()
+        return at_once(*arguments)
+
+    monkeypatch.setattr(networks, work, later)
+    return begun, go_on
+
+
 @pytest.mark.parametrize(
     ("tab", "work", "view"),
     [
@@ -173,15 +189,7 @@ def test_another_picture_while_one_is_encoded(
     page = visit(address)
     said(page, "speed", "fast (")  # measured: nothing else is encoded
     open_tab(page, tab)
-    begun, go_on = threading.Event(), threading.Event()
-    at_once = getattr(tiny_networks, work)
-
-    def later(*arguments: Any) -> Any:
-        begun.set()
-        go_on.wait()
-        return at_once(*arguments)
-
-    monkeypatch.setattr(tiny_networks, work, later)
+    begun, go_on = held(tiny_networks, work, monkeypatch)
     choose_example(page, "cat.jpg")
     begun.wait()
     choose_example(page, "coffee.jpg")
@@ -213,9 +221,7 @@ def test_clicks_wait_for_nobody_s_encoder(
     choose_example(early, "cat.jpg")
     open_tab(early, tab)
     said(early, f"{tab.lower()}-status", "encoded in")
-    go_on = threading.Event()
-    at_once = tiny_networks.encode
-    monkeypatch.setattr(tiny_networks, "encode", lambda *given: go_on.wait() and at_once(*given))
+    _, go_on = held(tiny_networks, "encode", monkeypatch)
     choose_example(late, "coffee.jpg")
     open_tab(late, tab)
     said(late, f"{tab.lower()}-status", "Encoding")

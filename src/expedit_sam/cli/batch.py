@@ -16,6 +16,7 @@ from expedit_sam.cli.network import (
     OutOption,
     PrecisionOption,
     SpeedOption,
+    device_of,
     load_network,
     named_speed,
 )
@@ -104,9 +105,8 @@ def batch(
     share = _share(shard)
     if workers is None and (address or find_spec("ray")) is None:
         workers = 0
-    if device == "auto" and precision == "int8":
-        device = "cpu"
-    on_driver = device if workers == 0 or dry_run or precision == "int8" else "cpu"
+    place = device_of(precision, device)
+    on_driver = place if workers == 0 or dry_run or precision == "int8" else "cpu"
     sam = load_network(model, checkpoint, speed, on_driver, precision)
     if dry_run:
         expected = dry(request, sam)
@@ -123,7 +123,7 @@ def batch(
             out,
             share,
             workers,
-            device,
+            place,
             address,
             coco,
             retry_failed,

@@ -79,10 +79,15 @@ def load_network(
         model,
         checkpoint=checkpoint,
         hourglass=setting,
-        device=_place(device, precision),
+        device=_place(device_of(precision, device)),
         precision=precision,
         compiled=compiled,
     )
+
+
+def device_of(precision: str, device: str) -> str:
+    """The device; where "auto" leaves it open, the CPU for int8, which is for nothing else."""
+    return "cpu" if (precision, device) == ("int8", "auto") else device
 
 
 def named_speed(speed: str, precision: str) -> str:
@@ -111,14 +116,12 @@ def find_export(backend: str | None, folder: Path | None) -> tuple[Path, str]:
     return folder, metadata.model
 
 
-def _place(device: str, precision: str) -> str:
-    """The device itself, or for "auto" the best one there is that has this precision."""
+def _place(device: str) -> str:
+    """The device itself, or the best one there is for "auto"."""
     import torch
 
     if device != "auto":
         return device
-    if precision == "int8":
-        return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
