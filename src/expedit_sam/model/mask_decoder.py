@@ -217,8 +217,8 @@ class MaskDecoder(nn.Module):
         if sparse.device.type != "cpu":
             # Together they are faster than spared.
             masks, iou = self.predict(image, sparse, multimask_output=True)
-            passing = iou > least_iou
-            return masks[passing], iou[passing], passing.nonzero()[:, 0]
+            prompts, numbers = (iou > least_iou).nonzero(as_tuple=True)  # one wait for the device
+            return masks[prompts, numbers], iou[prompts, numbers], prompts
         height, width = image.grid
         rows, columns = self._part(image.grid, seen)
         logits, scores = [torch.empty(0, rows * 4, columns * 4)], []
