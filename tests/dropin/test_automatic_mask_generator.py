@@ -96,6 +96,47 @@ def test_masks_equal_original(
     same(found, expected)
 
 
+def subclass_of(generator: Any) -> Any:
+    """One that turns images upside down and drops masks that begin far left."""
+
+    class Own(generator):
+        def _process_crop(self, image: Any, crop_box: Any, layer: int, orig_size: Any) -> Any:
+            return super()._process_crop(image[::-1], crop_box, layer, orig_size)
+
+        def _process_batch(self, points: Any, im_size: Any, crop_box: Any, orig_size: Any) -> Any:
+            data = super()._process_batch(points, im_size, crop_box, orig_size)
+            data.filter(data["boxes"][:, 0] > im_size[1] // 8)
+            return data
+
+    return Own
+
+
+def test_methods_overridden_as_for_the_original(
+    original: ModuleType, selective: tuple[nn.Module, nn.Module], image: np.ndarray
+) -> None:
+    settings = LENIENT | SETTINGS["crops"]
+    expected = subclass_of(original.SamAutomaticMaskGenerator)(selective[0], **settings)
+    found = subclass_of(SamAutomaticMaskGenerator)(selective[1], **settings)
+    steps: list[tuple[int, int]] = []
+    records = found.generate(image, lambda *step: steps.append(step))
+    assert len(records) >= 3
+    same(records, expected.generate(image))
+    assert steps == [(16 * crops, 80) for crops in range(1, 6)]
+
+
+@pytest.mark.parametrize("names", [["_process_batch"], ["_process_batch", "_process_crop"]])
+def test_methods_copied_from_the_original(
+    original: ModuleType, selective: tuple[nn.Module, nn.Module], image: np.ndarray, names: list
+) -> None:
+    settings = LENIENT | SETTINGS["crops and regions"]
+    theirs = original.SamAutomaticMaskGenerator
+    copied = {name: vars(theirs)[name] for name in names}
+    found = type("Copied", (SamAutomaticMaskGenerator,), copied)(selective[1], **settings)
+    expected = theirs(selective[0], **settings).generate(image)
+    assert len(expected) >= 3
+    same(found.generate(image), expected)
+
+
 @pytest.mark.parametrize("mode", ["binary_mask", "uncompressed_rle", "coco_rle"])
 def test_output_modes_equal_original(
     original: ModuleType, selective: tuple[nn.Module, nn.Module], image: np.ndarray, mode: str

@@ -131,12 +131,13 @@ def test_hooks_see_what_they_would(both: tuple[Any, Any]) -> None:
     seen: tuple[list, list] = ([], [])
     for sam, places in zip(both, seen, strict=True):
         encoder = sam.image_encoder
-        for part in (encoder.blocks[0], encoder.blocks[1].attn, encoder.blocks[2].mlp.lin1):
+        parts = (encoder.blocks[0], encoder.blocks[1].attn, encoder.blocks[2].mlp.lin1)
+        for part in (*parts, encoder.blocks[0].attn.qkv, encoder.blocks[1].attn.qkv):
             part.register_forward_hook(
                 lambda _, inputs, output, places=places: places.append((inputs[0], output))
             )
         encoder(torch.ones(1, 3, 128, 128))
-    assert len(seen[0]) == 3
+    assert len(seen[0]) == 5
     for expected, found in zip(*seen, strict=True):
         for x, y in zip(found, expected, strict=True):
             close(x, y)
@@ -153,6 +154,13 @@ def test_the_hourglass_refuses_blocks_that_take_no_clusters(both: tuple[Any, Any
 def test_pixels_that_are_not_normalised(both: tuple[Any, Any]) -> None:
     with pytest.raises(InputError, match=r"torch\.uint8: normalise them first"):
         both[1].image_encoder(torch.zeros(1, 3, 128, 128, dtype=torch.uint8))
+
+
+def test_no_images_are_refused(both: tuple[Any, Any]) -> None:
+    with pytest.raises(InputError, match=r"\(0, 3, 128, 128\): give one image or more"):
+        both[1].image_encoder(torch.zeros(0, 3, 128, 128))
+    with pytest.raises(InputError, match="batched_input is empty"):
+        both[1]([], multimask_output=True)
 
 
 def negate_masks(decoder: Any, method: str) -> None:

@@ -54,9 +54,11 @@ def assert_holds(sam: Sam, weights: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("save", SAVERS)
-def test_reads_every_format(weights, tmp_path, save) -> None:
-    save(weights, tmp_path / "sam.bin")
-    sam = read_sam(tmp_path / "sam.bin", "vit_b")
+@pytest.mark.parametrize("name", ["sam.pth", "sam.safetensors"])  # whatever it says
+def test_reads_every_format(weights, tmp_path, save, name) -> None:
+    path = tmp_path / name
+    save(weights, path)
+    sam = read_sam(path, "vit_b")
     assert_holds(sam, weights)
     assert not sam.training
 

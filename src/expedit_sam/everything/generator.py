@@ -220,10 +220,16 @@ class SamAutomaticMaskGenerator:
 
         data = MaskData()
         parts = (image[y0:y1, x0:x1] for (x0, y0, x1, y1), _ in crops)
+        size = image.shape[:2]
+        ours = SamAutomaticMaskGenerator._process_crop
         try:
-            for _, (box, layer) in zip(self.predictor.set_images(parts), crops, strict=True):
-                grid = self.point_grids[layer]
-                data.cat(self._process_crop(box, image.shape[:2], grid, advance))
+            if getattr(self._process_crop, "__func__", None) is ours:
+                for _, (box, layer) in zip(self.predictor.set_images(parts), crops, strict=True):
+                    data.cat(self._masks_of_crop(box, layer, size, advance))
+            else:  # a subclass's, as the original has it: it encodes the crop too
+                for box, layer in crops:
+                    data.cat(self._process_crop(image, box, layer, size))
+                    advance(len(self.point_grids[layer]))
         finally:
             self.predictor.reset_image()
         if len(crops) > 1:
@@ -235,29 +241,35 @@ class SamAutomaticMaskGenerator:
 
     def _process_crop(
         self,
+        image: np.ndarray,
         crop_box: list[int],
+        crop_layer_idx: int,
+        orig_size: tuple[int, ...],
+    ) -> MaskData:
+        """The masks of a crop, which is encoded first: what subclasses of the original's call."""
+        x0, y0, x1, y1 = crop_box
+        self.predictor.set_image(image[y0:y1, x0:x1])
+        data = self._masks_of_crop(crop_box, crop_layer_idx, orig_size)
+        self.predictor.reset_image()
+        return data
+
+    def _masks_of_crop(
+        self,
+        crop_box: list[int],
+        layer: int,
         image_size: tuple[int, ...],
-        grid: np.ndarray,
-        advance: Callable[[int], None],
+        advance: Callable[[int], None] = lambda points: None,
     ) -> MaskData:
         """The masks of a crop, which the predictor has been given."""
         x0, y0, x1, y1 = crop_box
-        points_in_crop = grid * (x1 - x0, y1 - y0)
-        maker = MaskMaker(
-            side=self.predictor.transform.target_length,
-            input_size=self.predictor.input_size,
-            crop_box=(x0, y0, x1, y1),
-            image_size=(image_size[0], image_size[1]),
-            threshold=self.predictor.mask_threshold,
-            stability_offset=self.stability_score_offset,
-            least_stability=self.stability_score_thresh,
-        )
+        crop_size = (y1 - y0, x1 - x0)
+        points_in_crop = self.point_grids[layer] * crop_size[::-1]
         data = MaskData()
-        largest = self.skip_covered * (x1 - x0) * (y1 - y0)
+        largest = self.skip_covered * math.prod(crop_size)
         queue = PointQueue(points_in_crop, self.points_per_batch, largest, (x0, y0), image_size)
         settled = 0
         for points in queue:
-            found = self._process_batch(points, maker)
+            found = self._process_batch(points, crop_size, crop_box, image_size)
             if largest > 0:
                 queue.cover(found["rles"])
             data.cat(found)
@@ -272,8 +284,31 @@ class SamAutomaticMaskGenerator:
         data["crop_boxes"] = np.array([crop_box] * len(data["rles"]), dtype=int).reshape(-1, 4)
         return data
 
-    def _process_batch(self, points: np.ndarray, maker: MaskMaker) -> MaskData:
-        """The masks of some points of a crop that pass the filters, run-length encoded."""
+    def _process_batch(
+        self,
+        points: np.ndarray,
+        im_size: tuple[int, ...],
+        crop_box: list[int],
+        orig_size: tuple[int, ...],
+    ) -> MaskData:
+        """The masks of some points that pass the filters, run-length encoded.
+
+        Arguments:
+            points: Nx2 (x, y) in pixels of the crop, which the predictor has been given.
+            im_size: (H, W) of the crop; the predictor knows it.
+            crop_box: (x0, y0, x1, y1) of the crop in the image.
+            orig_size: (H, W) of the image.
+        """
+        x0, y0, x1, y1 = crop_box
+        maker = MaskMaker(
+            side=self.predictor.transform.target_length,
+            input_size=self.predictor.input_size,
+            crop_box=(x0, y0, x1, y1),
+            image_size=(orig_size[0], orig_size[1]),
+            threshold=self.predictor.mask_threshold,
+            stability_offset=self.stability_score_offset,
+            least_stability=self.stability_score_thresh,
+        )
         least = self.pred_iou_thresh if self.pred_iou_thresh > 0.0 else -math.inf
         logits, iou, numbers = self.predictor.ask_each(points, least)
         with ThreadPoolExecutor(_MASKS_AT_ONCE) as threads:

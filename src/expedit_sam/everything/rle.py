@@ -1,4 +1,7 @@
-"""Run-length encoding of masks, as COCO has it (column by column, background first)."""
+"""Run-length encoding of masks, as COCO has it (column by column, background first).
+
+Where COCO RLE is read, uncompressed RLE will do too: subclasses of the original's bring it.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,22 @@ def encode_transposed(mask: np.ndarray) -> Rle:
 
 def decode_mask(rle: Rle) -> np.ndarray:
     """COCO RLE (``counts`` as bytes or text) to an HxW boolean mask."""
-    return coco.decode(rle).astype(bool)
+    return coco.decode(_compressed(rle)).astype(bool)
 
 
 def area(rle: Rle) -> int:
     """Pixels of a mask in COCO RLE."""
-    return int(coco.area(rle))
+    return int(coco.area(_compressed(rle)))
 
 
 def to_coco(rle: Rle) -> Rle:
     """COCO RLE with ``counts`` as text, which json can hold."""
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+    return {"size": list(rle["size"]), "counts": _compressed(rle)["counts"].decode("ascii")}
+
+
+def _compressed(rle: Rle) -> Rle:
+    is_compressed = isinstance(rle["counts"], bytes | str)
+    return rle if is_compressed else coco.frPyObjects(rle, *rle["size"])
 
 
 def to_uncompressed(rle: Rle) -> Rle:

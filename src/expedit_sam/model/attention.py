@@ -87,8 +87,11 @@ def attend_grid(
     height, width = map(int, x.shape[1:3])  # whole numbers in a trace too
     window = (window_size, window_size) if window_size > 0 else (height, width)
     heads = attention.num_heads
-    # A padded position holds a zero token, so its query, key and value are the bias alone.
-    qkv = _pad_to_windows(call_linear(attention.qkv, x), window, _of_zero(attention.qkv, x))
+    # A padded position holds a zero token, so its query, key and value are the bias alone. Where
+    # there is none, a hook is not to see one.
+    is_padded = height % window[0] or width % window[1]
+    fill = _of_zero(attention.qkv, x) if is_padded else None
+    qkv = _pad_to_windows(call_linear(attention.qkv, x), window, fill)
     padded_size = (int(qkv.shape[1]), int(qkv.shape[2]))
     q, k, v = _sequences(qkv, window, heads)
     key_bias = None

@@ -130,11 +130,13 @@ class ImageEncoderViT(nn.Module):
         Works in the precision of its weights; the embedding has that of the pixels.
 
         Raises:
-            InputError: pixels are not normalised, or the hourglass begins before a block whose
-                forward pass is not ours.
+            InputError: pixels are not normalised or of no image, or the hourglass begins before a
+                block whose forward pass is not ours.
         """
         if not x.is_floating_point():
             raise InputError(f"pixels are {x.dtype}: normalise them first, as Sam.preprocess does")
+        if 0 in x.shape:
+            raise InputError(f"pixels have shape {tuple(x.shape)}: give one image or more")
         if self.hourglass is not None:
             self.require_own_blocks(self.hourglass.block(len(self.blocks)))
         types = (weight.dtype for weight in self.parameters() if weight.is_floating_point())

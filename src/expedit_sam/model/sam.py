@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expedit_sam.errors import InputError
 from expedit_sam.model.image_encoder import ImageEncoderViT
 from expedit_sam.model.mask_decoder import MaskDecoder
 from expedit_sam.model.prompt_encoder import PromptEncoder
@@ -64,7 +65,12 @@ class Sam(nn.Module):
         Returns:
             one dict an image: ``masks`` (BxMxHxW, bool, original size), ``iou_predictions`` (BxM)
             and ``low_res_logits`` (BxMx4hx4w).
+
+        Raises:
+            InputError: there is no image.
         """
+        if not batched_input:
+            raise InputError("batched_input is empty: give one dict an image")
         pixels = torch.stack([self.preprocess(record["image"]) for record in batched_input])
         embeddings = self.image_encoder(pixels)
         return [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco
 from torch import Tensor
 
 from expedit_sam.everything.filters import (
@@ -65,4 +64,4 @@ def area_from_rle(rle: dict[str, Any]) -> int:
 
 def coco_encode_rle(uncompressed_rle: dict[str, Any]) -> dict[str, Any]:
     """Uncompressed RLE to COCO RLE with ``counts`` as text, which json can hold."""
-    return to_coco(coco.frPyObjects(uncompressed_rle, *uncompressed_rle["size"]))
+    return to_coco(uncompressed_rle)
