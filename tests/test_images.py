@@ -250,6 +250,7 @@ def test_links_are_followed_once(tree: Path, tmp_path_factory: pytest.TempPathFa
     (elsewhere / "f.jpg").touch()
     (tree / "sub" / "linked").symlink_to(elsewhere)
     (elsewhere / "round").symlink_to(tree)
+    (elsewhere / "itself").symlink_to("itself")
     found = [path.relative_to(tree).as_posix() for path in find_images([tree])]
     assert found == ["a.PNG", "b.jpg", "out/e.png", "sub/c.jpeg", "sub/linked/f.jpg"]
 

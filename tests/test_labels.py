@@ -15,7 +15,7 @@ from expedit_sam.errors import InputError
 from expedit_sam.everything import SamAutomaticMaskGenerator
 from expedit_sam.labels import labelme_document, yolo_lines
 from expedit_sam.model.sam import Sam
-from expedit_sam.results import check_formats, write_results
+from expedit_sam.results import LABELS_WRITTEN, check_formats, write_results
 
 SIZE = (60, 80)
 
@@ -116,9 +116,9 @@ def test_holes_that_no_cut_reaches_are_filled(supervision: Any) -> None:
 
 
 def test_written_beside_the_rest(supervision: Any, records: list[dict], tmp_path: Path) -> None:
-    write_results(tmp_path, "a", "a.jpg", SIZE, records, ["coco", "yolo", "labelme"])
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["a.json", "a.labelme.json", "a.txt"]
+    written = write_results(tmp_path, "a", "a.jpg", SIZE, records, ["coco", "yolo", "labelme"])
+    assert [path.name for path in written] == ["a.json", "a.labelme.json", "a.txt"]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / LABELS_WRITTEN, *written]
     assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, records)
 
 
@@ -128,23 +128,27 @@ def test_labels_of_somebody_elses_stay(
 ) -> None:
     (tmp_path / name).write_text("0 0.1 0.1 0.2 0.1 0.2 0.2")
     (tmp_path / "a.json").write_text('{"shapes": []}')
-    with pytest.raises(InputError, match=f"{name} is there and may be somebody's own: delete it"):
+    with pytest.raises(InputError, match=f"{name} is there and not as a run of ours left it"):
         write_results(tmp_path, "a", "a.jpg", SIZE, records, [format, "png"])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.json", name])
     assert (tmp_path / name).read_text() == "0 0.1 0.1 0.2 0.1 0.2 0.2"
 
 
-@pytest.mark.parametrize("beside", ["", "coco", "png", "overlay"])
-def test_labels_of_ours_are_replaced(
-    supervision: Any, records: list[dict], tmp_path: Path, beside: str
+def test_labels_of_ours_are_replaced(supervision: Any, records: list[dict], tmp_path: Path) -> None:
+    for some in (records, records[:1], records):
+        write_results(tmp_path, "a", "a.jpg", SIZE, some, ["yolo", "labelme"])
+        assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, some)
+        assert (tmp_path / "a.labelme.json").read_text() == labelme_document("a.jpg", SIZE, some)
+
+
+def test_labels_of_ours_that_somebody_has_corrected_stay(
+    supervision: Any, records: list[dict], tmp_path: Path
 ) -> None:
-    more = {"overlay": np.zeros((*SIZE, 3), np.uint8)} if beside == "overlay" else {}
-    formats = ["yolo", "labelme", *{beside} & {"coco", "png"}]
-    write_results(tmp_path, "a", "a.jpg", SIZE, records, formats, **more)
-    write_results(tmp_path, "a", "a.jpg", SIZE, records, formats, **more)
-    if beside:
-        write_results(tmp_path, "a", "a.jpg", SIZE, records[:1], ["yolo", "labelme"])
-        assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, records[:1])
+    write_results(tmp_path, "a", "a.jpg", SIZE, records, ["coco", "png", "yolo"])
+    (tmp_path / "a.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2")
+    with pytest.raises(InputError, match="rename or delete it, or choose another folder"):
+        write_results(tmp_path, "a", "a.jpg", SIZE, records[:1], ["coco", "png", "yolo"])
+    assert (tmp_path / "a.txt").read_text() == "0 0.1 0.1 0.2 0.1 0.2 0.2"
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

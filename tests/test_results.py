@@ -186,10 +186,11 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_files_of_somebody_elses_stay(tmp_path: Path) -> None:
-    (tmp_path / "photo.json").write_text('{"shapes": []}')
-    with pytest.raises(InputError, match=r"photo\.json"):
-        write_results(tmp_path, "photo", "photo.jpg", (4, 6), [])
-    assert (tmp_path / "photo.json").read_text() == '{"shapes": []}'
+    for text in ('{"shapes": []}', "[" * 100_000):
+        (tmp_path / "photo.json").write_text(text)
+        with pytest.raises(InputError, match=r"photo\.json is there and no result of ours"):
+            write_results(tmp_path, "photo", "photo.jpg", (4, 6), [])
+        assert (tmp_path / "photo.json").read_text() == text
     (tmp_path / "other_masks").mkdir()
     (tmp_path / "other_masks" / "0007.png").touch()
     write_results(tmp_path, "other", "other.jpg", (4, 6), [])
@@ -217,7 +218,15 @@ def test_nothing_is_written_where_something_is_in_the_way(tmp_path: Path, name: 
 
 
 def test_a_name_too_long_is_called_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="shorten the image's name"):
-        write_results(tmp_path, "n" * 252, "photo.jpg", (4, 6), [], ["png"])
-    with pytest.raises(InputError, match="shorten the image's name"):
-        write_results(tmp_path, "n" * 251, "photo.jpg", (4, 6), [])
+    for length, formats in ((252, ["png"]), (251, ["coco", "png"])):
+        with pytest.raises(InputError, match=r"cannot write n+[._].*: shorten the image's name"):
+            write_results(tmp_path, "n" * length, "photo.jpg", (4, 6), [], formats)
+    with pytest.raises(InputError, match=r"cannot write to .*: choose another folder"):
+        prepare_folder(tmp_path / ("n" * 300))
+
+
+def test_a_link_that_leads_to_itself_is_an_image_too(tmp_path: Path) -> None:
+    images = [tmp_path / "a.jpg", tmp_path / "a_overlay.jpg"]
+    images[1].symlink_to(images[1])
+    with pytest.raises(InputError, match=r"a_overlay\.jpg would be replaced"):
+        check_inputs_stay(tmp_path, images, images)

@@ -116,13 +116,13 @@ def find_images(
     Raises:
         InputError: a path does not exist, or there is no image at all.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}  # Path.resolve raises at links that lead to themselves
     places = [Path(path) for path in paths]
     for path in places:
         if not path.exists():
             raise InputError(f"{path} does not exist: check the image's path")
         for file in _search(path, without) if path.is_dir() else [path]:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(os.path.realpath(file), file)
     if not found:
         where = ", ".join(map(str, places)) or "an empty list"
         raise InputError(f"no images in {where}: name image files, or folders that hold some")
@@ -137,12 +137,12 @@ def is_image_name(name: str) -> bool:
 def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
     """The images below a folder, sorted, but for those below ``without``."""
     images = []
-    seen = {Path(path).resolve() for path in (folder, without or folder)}
+    seen = {os.path.realpath(path) for path in (folder, without or folder)}
     for place, folders, files in os.walk(folder, followlinks=True):
         new = {
             name: path
             for name in folders
-            if not name.startswith(".") and (path := Path(place, name).resolve()) not in seen
+            if not name.startswith(".") and (path := os.path.realpath(Path(place, name))) not in seen
         }
         folders[:] = sorted(new)
         seen.update(new.values())  # links can lead round in circles

@@ -6,7 +6,7 @@ The files of one image appear together, complete, or not at all.
 from __future__ import annotations
 
 import errno
-import filecmp
+import hashlib
 import itertools
 import json
 import math
@@ -29,6 +29,7 @@ FORMATS = ("coco", "png", "yolo", "labelme")
 USUAL_FORMATS = ("coco", "png")
 
 HIDDEN = ".expedit-sam-"  # what begins the names of folders that are being filled
+LABELS_WRITTEN = ".expedit-sam.labels"  # a line each: the hash of a label file of ours
 
 _JPEG_LIMIT = 65_500  # pixels a side
 _DESCRIPTION = "Masks by Expedit-SAM"
@@ -47,8 +48,9 @@ def write_results(
 ) -> list[Path]:
     """Write the masks of one image, replacing those of an earlier run.
 
-    A label file of another content is taken for an earlier run's where another result of the same
-    name (json, PNGs or overlay) is beside it, else for somebody's own.
+    Nothing in a label file says that it is of this package, and people correct labels: one is
+    replaced only where it is just what an earlier run wrote, by the hashes that the hidden file
+    ``LABELS_WRITTEN`` of the folder keeps.
 
     ::
 
@@ -89,10 +91,10 @@ def write_results(
             (place / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
         if "yolo" in formats:
             text = labels.yolo_lines(image_size, records)
-            _write_labels(place / f"{name}.txt", text, Path(folder, name))
+            _write_labels(place / f"{name}.txt", text, Path(folder))
         if "labelme" in formats:
             text = labels.labelme_document(image_file, image_size, records)
-            _write_labels(place / f"{name}.labelme.json", text, Path(folder, name))
+            _write_labels(place / f"{name}.labelme.json", text, Path(folder))
         return sorted(Path(folder, path.name) for path in place.iterdir())
 
 
@@ -142,13 +144,14 @@ def check_inputs_stay(folder: Path, given: Iterable[Path], images: Iterable[Path
     Raises:
         InputError: the folder is one of those given, or an image is named as a result.
     """
-    if any(path.is_dir() and path.resolve() == folder.resolve() for path in given):
+    place = os.path.realpath(folder)  # Path.resolve raises at links that lead to themselves
+    if any(path.is_dir() and os.path.realpath(path) == place for path in given):
         raise InputError(f"{folder} is the folder of the images: choose another one for results")
     images = list(images)
-    places = {image.resolve(): image for image in images}
+    places = {os.path.realpath(image): image for image in images}
     for name in result_names(images):
         for suffix in ("jpg", "png"):
-            if image := places.get((folder / f"{name}_overlay.{suffix}").resolve()):
+            if image := places.get(os.path.realpath(folder / f"{name}_overlay.{suffix}")):
                 raise InputError(f"{image} would be replaced by a result: choose another folder")
 
 
@@ -193,10 +196,11 @@ def appearing_together(folder: Path) -> Iterator[Path]:
                 else:
                     path.replace(folder / path.name)
     except OSError as error:
+        what, remedy = f"to {folder}", "choose another folder"
+        if error.errno == errno.ENAMETOOLONG and Path(error.filename) != folder:
+            what, remedy = Path(error.filename).name, "shorten the image's name"
         reason = error.strerror or str(error)
-        too_long = error.errno == errno.ENAMETOOLONG
-        remedy = "shorten the image's name" if too_long else "choose another folder"
-        raise InputError(f"cannot write to {folder} ({reason}): {remedy}") from error
+        raise InputError(f"cannot write {what} ({reason}): {remedy}") from error
 
 
 def _check_kind(new: Path, old: Path) -> None:
@@ -231,32 +235,28 @@ def _is_ours(document: Path) -> bool:
     try:
         info = json.loads(document.read_text(encoding="utf-8"))["info"]
         return bool(info["description"] == _DESCRIPTION)
-    except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 
-def _write_labels(new: Path, text: str, result: Path) -> None:
-    """Write labels, which nothing marks as ours, unless they would replace somebody's own.
-
-    Arguments:
-        new: the file, in the hidden folder.
-        text: its contents.
-        result: what the files of this image begin with, in the folder of results.
-    """
+def _write_labels(new: Path, text: str, folder: Path) -> None:
+    """Write labels in the hidden folder, unless they would replace somebody's own in ``folder``."""
     new.write_text(text, encoding="utf-8")
-    old = result.with_name(new.name)
-    if old.is_file() and not filecmp.cmp(new, old, shallow=False) and not _has_results(result):
+    known, old = folder / LABELS_WRITTEN, folder / new.name
+    ours = set(known.read_bytes().split()) if known.exists() else set()
+    if old.is_file() and _hash(old) not in ours | {_hash(new)}:
         raise InputError(
-            f"{old} is there and may be somebody's own: delete it, or choose another folder"
+            f"{old} is there and not as a run of ours left it: "
+            "rename or delete it, or choose another folder"
         )
+    if _hash(new) not in ours:
+        with known.open("ab") as file:
+            file.write(_hash(new) + b"\n")
 
 
-def _has_results(result: Path) -> bool:
-    """Whether an earlier run wrote something that only this package does."""
-    others = ("_overlay.jpg", "_overlay.png", f"_masks/{_mask_name(1)}")
-    return _is_ours(Path(f"{result}.json")) or any(
-        Path(f"{result}{ending}").is_file() for ending in others
-    )
+def _hash(labels: Path) -> bytes:
+    """Of the file's name and contents, in hexadecimal."""
+    return hashlib.sha256(os.fsencode(labels.name) + labels.read_bytes()).hexdigest().encode()
 
 
 def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:

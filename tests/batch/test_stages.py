@@ -101,10 +101,10 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exc
     """Let a function fail at its first call."""
     function, errors = getattr(owner, name), [error]
 
-    def failing(*given: Any) -> Any:
+    def failing(*given: Any, **more: Any) -> Any:
         if errors:
             raise errors.pop()
-        return function(*given)
+        return function(*given, **more)
 
     monkeypatch.setattr(owner, name, failing)
 
@@ -115,6 +115,7 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exc
         (Scaler, "set_image", MemoryError()),
         (network, "ask_prompts", RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")),
         (stages, "upscale_masks", cv2.error("(-4:Insufficient memory) Failed to allocate")),
+        (stages.pickle, "dumps", MemoryError()),
     ],
 )
 def test_an_image_that_memory_is_short_of_fails_alone(

@@ -144,6 +144,7 @@ def test_limit_and_shares(run: Callable, photos: Path) -> None:
         (["photos", "--shard", "3/2"], "--shard '3/2' is not I/N with I from 1 to N"),
         (["photos", "--shard", "x"], "--shard 'x' is not I/N"),
         (["photos", "--speed", "warp"], "warp"),
+        (["photos", "--address", "here:1"], "--workers 0 does without Ray: leave out --address"),
         (["photos", "--out", "photos/a.png"], "cannot write to photos/a.png"),
         (["photos", "--images-per-shard", 7], "was begun with images_per_shard 1, not 7"),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from expedit_sam.errors import InputError
 from expedit_sam.everything.recommended import RECOMMENDED
+from expedit_sam.model import int8
 
 UNTRAINED = ("--checkpoint", "random", "--repeats", 1, "--device", "cpu")
 
@@ -34,6 +35,7 @@ def test_the_fastest_backend_is_named(
     for format in ("onnx", "openvino"):
         assert f"exact by {format}" in result.output
     assert "fastest here at exact: encode with " in result.output
+    assert "peak memory" not in result.output  # it would be that of all runtimes
 
 
 def test_precision(run: Callable, photo_file: Path, only_error: Callable) -> None:
@@ -42,6 +44,25 @@ def test_precision(run: Callable, photo_file: Path, only_error: Callable) -> Non
     assert "221x150 pixels, bfloat16, " in result.output
     line = only_error(run("bench", "--backends", "--precision", "bfloat16"))
     assert line == "error: --backends compares float32: leave out --precision and --compile"
+
+
+@pytest.mark.parametrize(
+    ("vnni", "options", "told"),
+    [(True, [], True), (False, [], False), (True, ["--precision", "bfloat16"], False)],
+)
+def test_int8_is_told_of_where_it_runs_and_was_not_asked_for(
+    run: Callable,
+    photo_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vnni: bool,
+    options: list[str],
+    told: bool,
+) -> None:
+    monkeypatch.setattr(int8, "_has_exact_products", lambda: vnni)
+    monkeypatch.setattr("expedit_sam.hourglass.PRESETS", {"exact": None})
+    result = run("bench", photo_file, *UNTRAINED, *options)
+    assert result.exit_code == 0, result.output
+    assert ("--precision int8 times that" in result.output) == told
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,15 @@ def test_values_that_options_do_not_take(
     assert option in result.stderr
 
 
+@pytest.mark.parametrize("command", ["masks", "batch"])
+def test_a_threshold_that_is_no_number(
+    run: Callable, photo_file: Path, only_error: Callable, command: str
+) -> None:
+    line = only_error(run(command, photo_file, "--stability-score-thresh", "nan"))
+    assert line.startswith("error: --stability-score-thresh is no number: give one")
+    assert not Path("out").exists()
+
+
 def test_unknown_speed(run: Callable, photo_file: Path, only_error: Callable) -> None:
     assert "'warp'" in only_error(run("masks", photo_file, *ALL, "--speed", "warp"))
 

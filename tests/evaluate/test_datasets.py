@@ -129,12 +129,19 @@ def test_coco_with_images_elsewhere(labelled: Path, tmp_path: Path) -> None:
     assert example.image_file == labelled / "one.jpg"
 
 
+def deeply_nested(folder: Path) -> Path:
+    file = folder / "deep.json"
+    file.write_text("[" * 100_000)
+    return file
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (lambda folder: folder / "missing.json", "does not exist"),
         (lambda folder: folder / "one.jpg", "neither a folder nor a .json"),
         (lambda folder: coco_json(folder, images="x"), "is not in COCO's format"),
+        (deeply_nested, "is not in COCO's format"),
         (
             lambda folder: coco_json(folder, images=[{"id": 7, "file_name": "one.jpg"}]),
             "KeyError: 'height'",

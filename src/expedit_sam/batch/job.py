@@ -3,7 +3,7 @@
 ::
 
     OUT/job.json               what was asked; another answer never goes into this folder
-    OUT/items.parquet          the list, in its order
+    OUT/items.parquet          the list, in its order, and how the files were that hold the images
     OUT/shards/000000.parquet  results of the first chunk, and so on
     OUT/summary.json           counts and failures
 
@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from expedit_sam.batch.files import appearing
 from expedit_sam.batch.schema import SHARD
+from expedit_sam.batch.versions import with_versions
 from expedit_sam.errors import InputError
 
 
@@ -72,7 +73,7 @@ class Job:
                 return cls(folder, settings, _read_items(folder))
             if any(folder.glob("shards/*.parquet")):
                 raise InputError(f"{folder} holds shards but no job.json: choose another --out")
-            items = list_items()
+            items = with_versions(list_items())
             with appearing(folder / "items.parquet") as file:
                 pq.write_table(items, file)
             with appearing(folder / "job.json") as file:

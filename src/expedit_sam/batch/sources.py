@@ -155,6 +155,8 @@ def _expand(source: str) -> tuple[str, list[str]]:
         else:
             raise FileNotFoundError
         found += [file if "://" in file else prefix + file for file in sorted(kept)]
+    if not roots:  # {3..1}
+        return "", []
     root = roots[0] if len(set(roots)) == 1 else posixpath.commonpath(roots)
     return prefix + root if "://" not in root else root, list(dict.fromkeys(found))
 
@@ -186,7 +188,10 @@ def _file(uri: str, base: str, name: str) -> Iterator[Item]:
 def _list(uri: str, base: str, name: str) -> Iterator[Item]:
     with open_uri(uri) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig")
-        lines = dict.fromkeys(line.strip() for line in text)  # each once
+        try:
+            lines = dict.fromkeys(line.strip() for line in text)  # each once
+        except UnicodeDecodeError:
+            raise InputError(f"{uri} is not in UTF-8: save the list in that") from None
     for line in filter(None, lines):
         yield {"image": line, "uri": _below(base, line)}
 

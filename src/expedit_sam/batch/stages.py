@@ -185,7 +185,14 @@ def works_of(table: pa.Table) -> list[Work]:
 
 def with_works(table: pa.Table, works: list[Work]) -> pa.Table:
     """The table with these images on their way, in the place of those that it has."""
-    column = pa.array([pickle.dumps(work, protocol=5) for work in works], pa.large_binary())
+    column = pa.array([_packed(work) for work in works], pa.large_binary())
     if "work" in table.schema.names:
         table = table.drop_columns(["work"])
     return table.append_column("work", column)
+
+
+def _packed(work: Work) -> bytes:
+    with failing_alone(work):
+        return pickle.dumps(work, protocol=5)
+    work.crops, work.answers = [], []  # too much for the memory
+    return pickle.dumps(work, protocol=5)

@@ -20,6 +20,7 @@ from expedit_sam.batch.sources import list_items
 from expedit_sam.batch.stages import generator
 from expedit_sam.batch.summary import write_coco, write_summary
 from expedit_sam.batch.task import Task
+from expedit_sam.batch.versions import check_unchanged
 from expedit_sam.model.sam import Sam
 from expedit_sam.weights.digest import weights_digest
 
@@ -111,7 +112,8 @@ def start(
         the contents of summary.json.
 
     Raises:
-        InputError: the source, the folder or a setting will not do.
+        InputError: the source, the folder or a setting will not do, or a file was changed since the
+            job began.
     """
     joined = nullcontext() if workers == 0 else cluster(address)
     with at_work(out, share), joined:
@@ -127,6 +129,8 @@ def start(
             else in_this_process(sam, task, threads)
         )
         chunks = job.pending(share, retry_failed)
+        # Not those to be tried again: files may have been mended for that.
+        check_unchanged(job.items, map(job.items_of, job.pending(share)))
         total = sum(job.items_of(chunk).num_rows for chunk in chunks)
 
         def told(progress: Progress) -> None:

@@ -17,6 +17,7 @@ from expedit_sam.cli.network import (
     PrecisionOption,
     SpeedOption,
     device_of,
+    given_settings,
     load_network,
     named_speed,
 )
@@ -32,25 +33,35 @@ def batch(
     precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
     images: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where a list's or json's names start.")
+        str | None, typer.Option(metavar="FOLDER", help="Where names in a list or json start from.")
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--everything", help="Even if SOURCE has boxes or points.")
+        bool, typer.Option("--everything", help="Find everything even if SOURCE has prompts.")
     ] = False,
     points_per_side: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="As of 'masks', like the next five.")
+        int | None, typer.Option(min=1, metavar="N", help="Ask at NxN points. (*)")
     ] = None,
-    points_per_batch: Annotated[int, typer.Option(min=1, metavar="N", help="")] = 64,
-    pred_iou_thresh: Annotated[float | None, typer.Option(metavar="X", help="")] = None,
-    stability_score_thresh: Annotated[float | None, typer.Option(metavar="X", help="")] = None,
-    min_mask_region_area: Annotated[int | None, typer.Option(metavar="PIXELS", help="")] = None,
-    crop_n_layers: Annotated[int, typer.Option(min=0, metavar="N", help="")] = 0,
+    points_per_batch: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Points to ask at a time.")
+    ] = 64,
+    pred_iou_thresh: Annotated[
+        float | None, typer.Option(metavar="X", help="Drop masks of a lower predicted IoU. (*)")
+    ] = None,
+    stability_score_thresh: Annotated[
+        float | None, typer.Option(metavar="X", help="Drop masks that are less stable. (*)")
+    ] = None,
+    min_mask_region_area: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Clear smaller holes and islands. (*)")
+    ] = None,
+    crop_n_layers: Annotated[
+        int, typer.Option(min=0, metavar="N", help="N layers of crops too.")
+    ] = 0,
     workers: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Networks at once, by Ray; 0: no Ray."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Of each, on a CPU; fixed for a job.")
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads of each; fixed for a job.")
     ] = None,
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Of a Ray cluster to run on.")
@@ -58,9 +69,9 @@ def batch(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N images.")
     ] = None,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N shares.")] = "1/1",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Do the I-th of N shares.")] = "1/1",
     images_per_shard: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Of a Parquet file.")
+        int, typer.Option(min=1, metavar="N", help="Images per Parquet file.")
     ] = 64,
     coco: Annotated[bool, typer.Option("--coco", help="Write coco.json at the end too.")] = False,
     retry_failed: Annotated[
@@ -74,7 +85,8 @@ def batch(
 
     SOURCE: a folder, a list (.txt), WebDataset (.tar), .parquet or COCO .json, or
     several as a glob; s3://, gs://, hf:// ... too. Boxes or points in it are the
-    prompts. Stopped at any moment, the same command goes on where it was.
+    prompts. Stopped at any moment, the same command goes on where it was. (*): a default for
+    each model.
 
     \b
     Example: two networks at once
@@ -83,13 +95,15 @@ def batch(
     from expedit_sam.batch.start import Request, dry, start
     from expedit_sam.cli.progress import BatchProgress
 
-    chosen = {
-        "points_per_side": points_per_side,
-        "pred_iou_thresh": pred_iou_thresh,
-        "stability_score_thresh": stability_score_thresh,
-        "min_mask_region_area": min_mask_region_area,
-        "crop_n_layers": crop_n_layers,
-    }
+    if workers == 0 and address:
+        raise InputError("--workers 0 does without Ray: leave out --address, or pass more workers")
+    given = given_settings(
+        points_per_side=points_per_side,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh,
+        min_mask_region_area=min_mask_region_area,
+        crop_n_layers=crop_n_layers,
+    )
     request = Request(
         source=source,
         images=images,
@@ -97,7 +111,7 @@ def batch(
         model=model,
         speed=named_speed(speed, precision),
         everything=everything,
-        generator={option: value for option, value in chosen.items() if value is not None},
+        generator=given,
         points_per_batch=points_per_batch,
         images_per_shard=images_per_shard,
         threads=threads,

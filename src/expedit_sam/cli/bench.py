@@ -39,7 +39,7 @@ def bench(
     ] = False,
     exported: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="An export to compare; repeatable."),
+        typer.Option(metavar="FOLDER", help="What 'export' wrote, to compare; repeatable."),
     ] = None,
 ) -> None:
     """Time the network at each speed setting on this machine.
@@ -109,6 +109,20 @@ def bench(
     Console().print(_table(speeds))
     for line in fastest(speeds):
         typer.echo(line)
+    if (precision, backends, sam.device.type) == ("float32", False, "cpu") and _runs_int8():
+        typer.echo("this CPU runs the encoder on 8-bit integers too: --precision int8 times that")
+
+
+def _runs_int8() -> bool:
+    from torch import nn
+
+    from expedit_sam.model.int8 import Int8Linear
+
+    try:
+        Int8Linear(nn.Linear(1, 1))
+    except InputError:
+        return False
+    return True
 
 
 def _table(speeds: dict[str, Speed]) -> object:

@@ -26,18 +26,18 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="LIST",
-            help="Presets or settings as above; repeatable. Else all presets.",
+            help="Presets or settings as in the example; repeatable. Else all presets.",
         ),
     ] = None,
     precision: PrecisionOption = "float32",
     prompts: Annotated[
         str,
-        typer.Option(metavar="LIST", help="Also 'everything', which is slow."),
+        typer.Option(metavar="LIST", help="What to ask; 'everything' too, which is slow."),
     ] = "click,clicks3,clicks5,box,jittered-box",
     skip_covered: Annotated[
         float,
         typer.Option(
-            min=0, max=1, metavar="X", help="As of 'masks': everything mode with and without."
+            min=0, max=1, metavar="X", help="Skip points in masks of up to this share of the image."
         ),
     ] = 0.0,
     baselines: Annotated[
@@ -47,7 +47,7 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Only N images, drawn by --seed.")
     ] = None,
     regions: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="At most N regions of each.")
+        int | None, typer.Option(min=1, metavar="N", help="At most N regions of each image.")
     ] = None,
     image_folder: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where a COCO json's images are.")

@@ -21,6 +21,7 @@ from expedit_sam.cli.network import (
     PrecisionOption,
     SpeedOption,
     find_export,
+    given_settings,
     load_network,
 )
 from expedit_sam.errors import InputError, is_out_of_memory
@@ -72,7 +73,7 @@ def masks(
     skip_covered: Annotated[
         float,
         typer.Option(
-            min=0, max=1, metavar="X", help="Skip points in masks up to this share of the image."
+            min=0, max=1, metavar="X", help="Skip points in masks of up to this share of the image."
         ),
     ] = 0.0,
     backend: BackendOption = None,
@@ -90,6 +91,12 @@ def masks(
     from expedit_sam.images import find_images
     from expedit_sam.results import check_formats, check_inputs_stay, prepare_folder
 
+    given = given_settings(
+        points_per_side=points_per_side,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh,
+        min_mask_region_area=min_mask_region_area,
+    )
     kinds = check_formats(formats.split(","))
     files = find_images(images, without=out)
     check_inputs_stay(out, images, files)
@@ -97,12 +104,6 @@ def masks(
 
     from expedit_sam.everything.recommended import RECOMMENDED
 
-    chosen = {
-        "points_per_side": points_per_side,
-        "pred_iou_thresh": pred_iou_thresh,
-        "stability_score_thresh": stability_score_thresh,
-        "min_mask_region_area": min_mask_region_area,
-    }
     network: Sam | Path
     name: str = model
     if exported is None and backend in (None, "torch"):
@@ -118,7 +119,6 @@ def masks(
                 "--speed, --precision, --compile and --device"
             )
         network, name = find_export(backend, exported)
-    given = {option: value for option, value in chosen.items() if value is not None}
     generator = SamAutomaticMaskGenerator(
         network,
         points_per_batch=points_per_batch,

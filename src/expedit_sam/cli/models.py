@@ -70,7 +70,7 @@ def download(
     vit_s needs none: it comes with the package.
 
     \b
-    Example:
+    Example: the smallest official model
       expedit-sam models download vit_b
     """
     from expedit_sam.errors import InputError

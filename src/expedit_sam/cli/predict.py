@@ -24,7 +24,9 @@ def predict(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", hidden=True)],
     point: Annotated[
         list[str] | None,
-        typer.Option(metavar="X,Y[,0|1]", help="Inside (1) or outside (0) of it; repeatable."),
+        typer.Option(
+            metavar="X,Y[,0|1]", help="A pixel inside (1) or outside (0) of it; repeatable."
+        ),
     ] = None,
     box: Annotated[
         list[str] | None,

@@ -26,7 +26,9 @@ def tune(
     plot: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")] = Path(
         "tune.png"
     ),
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Which N these are.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="What the choice of images depends on.")
+    ] = 0,
     device: DeviceOption = "auto",
 ) -> None:
     """Find the fastest speed setting that keeps your images' masks.

@@ -66,7 +66,8 @@ class Example:
     @cached_property
     def key(self) -> str:
         """Tells it from all others, and from itself before its files were changed."""
-        files = [file.resolve() for file in (self.image_file, self.regions_file)]
+        # Path.resolve raises at links that lead to themselves.
+        files = [Path(os.path.realpath(file)) for file in (self.image_file, self.regions_file)]
         return " ".join(f"{file} {_version(file)}" for file in files)
 
     def random(self, seed: int) -> np.random.Generator:
@@ -180,7 +181,7 @@ def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
                 yield Example(image_folder / image["file_name"], file, read)
     except FileNotFoundError:
         raise InputError(f"{file} does not exist: check the path") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{file} is not in COCO's format ({type(error).__name__}: {error}): "
             "it needs 'images' and 'annotations'"
