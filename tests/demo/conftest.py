@@ -168,6 +168,8 @@ def _source(page: Any, name: str) -> str:
 def click_picture(page: Any, name: str, across: float, down: float) -> None:
     """Click a picture view at fractions of its width and height; wait until it has changed."""
     image = page.locator(f"#{name} img")
+    loaded = "name => document.querySelector(`#${name} img`)?.naturalWidth > 0"
+    page.wait_for_function(loaded, arg=name)  # before, Gradio passes over clicks
     box = image.bounding_box()
     with changing(page, name):
         image.click(position={"x": across * box["width"], "y": down * box["height"]})

@@ -48,9 +48,11 @@ def test_everything(visit: Visit, address: str, tmp_path: Path) -> None:
     assert after.shape == before.shape == (400, 600, 3)
     assert np.abs(after.astype(int) - before).mean() > 5
 
+    page.get_by_role("button", name="Cancel").click()
     page.locator("#mask-number input[type=range]").focus()
     page.keyboard.press("ArrowRight")
     assert "predicted IoU" in said(page, "mask-about", "Mask 2 of")
+    assert page.locator("#everything-status").inner_text() == line
     click_picture(page, "everything-picture", 0.5, 0.5)
 
     files = downloads(page, "everything")
@@ -87,6 +89,7 @@ def test_click(visit: Visit, address: str) -> None:
 
     page.locator("#click-kind").get_by_text("Box").click()
     click_picture(page, "click-picture", 0.1, 0.1)
+    said(page, "click-status", "Click the opposite corner.")
     click_picture(page, "click-picture", 0.9, 0.9)
     files = downloads(page, "click")
     assert sorted(files) == ["cat_cutout.png", "cat_mask.png"]
@@ -197,6 +200,67 @@ def test_another_picture_while_one_is_encoded(
     go_on.set()
     page.wait_for_timeout(2000)
     shown(page, view, lambda picture: picture.shape == (400, 600, 3))
+
+
+def test_another_picture_when_the_masks_of_one_are_found(
+    visit: Visit, address: str, tiny_networks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = tiny_networks.segment
+    found, go_on = threading.Event(), threading.Event()
+
+    def shown_later(*arguments: Any) -> Any:
+        masks = segment(*arguments)
+        found.set()
+        go_on.wait()
+        return masks
+
+    monkeypatch.setattr(tiny_networks, "segment", shown_later)
+    page = visit(address)
+    choose_example(page, "cat.jpg")
+    page.get_by_role("button", name="Find masks").click()
+    found.wait()
+    choose_example(page, "coffee.jpg")
+    go_on.set()
+    page.get_by_text("Cancelled.").first.wait_for()
+    said(page, "everything-status", "Press Find masks.")
+    shown(page, "everything-picture", lambda picture: picture.shape == (400, 600, 3))
+
+
+@pytest.mark.parametrize(
+    ("tab", "work", "view"),
+    [
+        ("Click", "encode", "click-picture"),
+        ("Compare", "encode", "first-picture"),
+        ("Inside", "clusters", "inside-picture"),
+    ],
+)
+def test_what_fails_is_said_where_it_was_awaited(
+    visit: Visit,
+    address: str,
+    tiny_networks: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tab: str,
+    work: str,
+    view: str,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    status = f"{tab.lower()}-status"
+    page = visit(address)
+    said(page, "speed", "fast (")  # measured: nothing else is encoded
+    open_tab(page, tab)
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_networks, work, fail)
+        choose_example(page, "cat.jpg")
+        said(page, status, "That did not work: Out of memory")
+        if work == "encode":
+            click_picture(page, view, 0.5, 0.5)
+            said(page, status, "That did not work: Out of memory")
+        shown(page, view, lambda picture: picture.shape == (300, 451, 3))
+    open_tab(page, "Everything")
+    open_tab(page, tab)
+    said(page, status, {"Click": "Masks in", "Compare": "IoU of"}.get(tab, "tokens become"))
 
 
 @pytest.mark.parametrize(
@@ -388,6 +452,12 @@ def test_on_a_phone(visit: Visit, address: str) -> None:
         page.locator(".picture img >> visible=true").first.wait_for()
         overhang = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert page.evaluate(overhang) <= 0, name
+    open_tab(page, "Click")
+    click_picture(page, "click-picture", 0.5, 0.5)
+    said(page, "click-status", "Masks in")
+    downloads(page, "click")
+    cut_off = "name => name.scrollWidth > name.clientWidth"
+    assert not page.locator("#click-files .stem").first.evaluate(cut_off)
 
 
 def press(page: Any, control: Any) -> None:

@@ -16,10 +16,12 @@ from expedit_sam.demo.shared import (
     ENCODING,
     INSTANT,
     LATEST,
+    OPPOSITE,
     QUICK,
     Session,
     Shared,
     entered,
+    failed,
     friendly,
     picture_view,
 )
@@ -59,29 +61,36 @@ def click_tab(shared: Shared) -> None:
         picture.candidates = None if guesses is None else (encoding, guesses)
         if guesses is None:
             ready = f"{_READY} It was encoded in {encoding.seconds:.2f} s."
-            line = "Click the opposite corner." if picture.clicks.open_corner else ready
+            line = OPPOSITE if picture.clicks.open_corner else ready
             return [drawn(picture, 0), _no_choice(), line, *downloads.closed()]
         seconds = time.perf_counter() - started
+        times = (
+            f"Masks in {seconds:.2f} s. The picture was encoded once, in {encoding.seconds:.2f} s."
+        )
         choices = [(f"IoU {score:.2f}", index) for index, score in enumerate(guesses.scores)]
         return [
             drawn(picture, 0),
             gr.Radio(choices=choices, value=0, visible=True),
-            f"Masks in {seconds:.2f} s. The picture was encoded once, in {encoding.seconds:.2f} s.",
+            OPPOSITE if picture.clicks.open_corner else times,
             *downloads.offered(),
         ]
+
+    def unanswered(picture: Picture) -> list[Any]:
+        picture.candidates = None
+        return [drawn(picture, 0), _no_choice(), picture.fault or ENCODING, *downloads.closed()]
 
     def answer(picture: Picture, model: str, speed: str) -> list[Any]:
         """To a click, at once: where the picture is still being encoded, ``encode`` answers it."""
         if picture.is_encoded(model, speed):
             return update(picture, model, speed)
-        picture.candidates = None
-        return [drawn(picture, 0), _no_choice(), ENCODING, *downloads.closed()]
+        return unanswered(picture)
 
     def show(session: Session, model: str, speed: str) -> list[Any]:
         if session.picture is None or session.tab != tab.label:
             return [None, _READY]
         if session.picture.has_candidates(model, speed):
             return [gr.skip(), gr.skip()]
+        session.picture.fault = None
         return [drawn(session.picture, 0), ENCODING]
 
     @friendly
@@ -91,7 +100,12 @@ def click_tab(shared: Shared) -> None:
         if picture is not None and picture.has_candidates(model, speed):
             return [gr.skip()] * len(result)  # a guess may be chosen, and files prepared
         if picture is not None and session.tab == tab.label:
-            return update(picture, model, speed)
+            picture.fault = None
+            try:
+                return update(picture, model, speed)
+            except Exception as error:
+                picture.fault = failed(error)
+                return unanswered(picture)
         if picture is not None:
             picture.candidates = None  # they leave the page
         return [None, _no_choice(), _READY, *downloads.closed()]

@@ -16,9 +16,11 @@ from expedit_sam.demo.shared import (
     ENCODING,
     INSTANT,
     LATEST,
+    OPPOSITE,
     Session,
     Shared,
     entered,
+    failed,
     friendly,
     picture_view,
 )
@@ -59,18 +61,19 @@ def compare_tab(shared: Shared) -> None:
             masks.append(mask)
             words.append(f"- **{letter}, {speed}**: {word}")
         if masks[0] is None or masks[1] is None:
-            line = _READY if picture.compared.open_corner is None else "Click the opposite corner."
+            line = OPPOSITE if picture.compared.open_corner else _READY
             return [*views, None, "\n".join([line, "", *words])]
         agreement = f"**IoU of A and B: {iou(masks[0], masks[1]):.3f}**"
+        line = OPPOSITE if picture.compared.open_corner else agreement
         return [
             *views,
             shared.shown(difference(picture.image, masks[0], masks[1])),
-            "\n".join([agreement, "", *words]),
+            "\n".join([line, "", *words]),
         ]
 
     def unanswered(picture: Picture) -> list[Any]:
         view = shared.shown(draw_clicks(picture.image, picture.compared))
-        return [view, view, None, ENCODING]
+        return [view, view, None, picture.fault or ENCODING]
 
     def answer(picture: Picture, model: str, *speeds: str) -> list[Any]:
         """To a click, at once: where the picture is still being encoded, ``encode`` answers it."""
@@ -81,14 +84,21 @@ def compare_tab(shared: Shared) -> None:
     def show(session: Session) -> list[Any]:
         if session.picture is None or session.tab != tab.label:
             return [None, None, None, _READY]
+        session.picture.fault = None
         return unanswered(session.picture)
 
     @friendly
     def encode(session: Session, *choices: str) -> list[Any]:
         """Encode while the person looks for a thing to click."""
-        if session.picture is None or session.tab != tab.label:
+        picture = session.picture
+        if picture is None or session.tab != tab.label:
             return [None, None, None, _READY]
-        return update(session.picture, *choices)
+        picture.fault = None
+        try:
+            return update(picture, *choices)
+        except Exception as error:
+            picture.fault = failed(error)
+            return unanswered(picture)
 
     choices = [shared.model, first, second]
     panel.connect(

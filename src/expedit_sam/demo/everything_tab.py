@@ -87,7 +87,10 @@ def everything_tab(shared: Shared) -> None:
 
         progress(0, desc="waiting for its turn")
         found = networks.segment(model, speed, int(points_per_side), picture.image, tell)
-        picture.found, picture.overlay = found, overlay(picture.image, found.records)
+        drawn = overlay(picture.image, found.records)
+        task.stop_if_cancelled()  # another picture may be on the page by now
+        task.wanted = False
+        picture.found, picture.overlay = found, drawn
         count = len(found.records)
         if not count:
             return [shared.shown(picture.image), _summary(picture), *nothing_to_look_at()]
@@ -95,8 +98,10 @@ def everything_tab(shared: Shared) -> None:
         view = shared.shown(picture.overlay)
         return [view, _summary(picture), number, "", *downloads.offered()]
 
-    def stop(session: Session) -> str:
-        session.task.cancelled = True
+    def stop(session: Session) -> Any:
+        if not session.task.wanted:
+            return gr.skip()  # a summary stays
+        session.task.wanted = False
         return "Cancelled."
 
     @friendly

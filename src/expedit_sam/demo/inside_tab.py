@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from expedit_sam.demo.clusters import ClusterMap, draw_clusters
-from expedit_sam.demo.shared import LATEST, Session, Shared, entered, friendly, picture_view
+from expedit_sam.demo.shared import LATEST, Session, Shared, entered, failed, picture_view
 from expedit_sam.hourglass import PRESETS
 
 _SPEEDS = [name for name, setting in PRESETS.items() if setting is not None]
@@ -36,19 +36,21 @@ def inside_tab(shared: Shared) -> None:
             )
             status = gr.Markdown(elem_id="inside-status")
 
-    @friendly
     def draw(session: Session, model: str, speed: str, layers: list[str]) -> list[Any]:
         picture = session.picture
         if picture is None or session.tab != tab.label:
             return [None, ""]
-        found = picture.cluster_map(shared.networks, model, speed)
-        drawn = draw_clusters(
-            picture.image,
-            found,
-            colors=_COLORS in layers,
-            tokens=_TOKENS in layers,
-            windows=_WINDOWS in layers,
-        )
+        try:
+            found = picture.cluster_map(shared.networks, model, speed)
+            drawn = draw_clusters(
+                picture.image,
+                found,
+                colors=_COLORS in layers,
+                tokens=_TOKENS in layers,
+                windows=_WINDOWS in layers,
+            )
+        except Exception as error:
+            return [shared.shown(picture.image), failed(error)]
         return [shared.shown(drawn), _in_words(found)]
 
     inputs = [session, shared.model, speed, layers]

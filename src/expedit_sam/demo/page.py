@@ -14,8 +14,7 @@ from expedit_sam.demo.everything_tab import everything_tab
 from expedit_sam.demo.inside_tab import inside_tab
 from expedit_sam.demo.networks import Networks
 from expedit_sam.demo.pictures import example_files, read_picture
-from expedit_sam.demo.shared import CHOOSE_FIRST, INSTANT, Session, Shared
-from expedit_sam.errors import InputError
+from expedit_sam.demo.shared import CHOOSE_FIRST, INSTANT, Session, Shared, failed
 from expedit_sam.hourglass import PRESETS
 
 HOURS = 2  # after which the server forgets a picture and deletes its files
@@ -64,14 +63,15 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
                     value=networks.first,
                     label="Model",
                     info=f"Those on this computer, in {networks.precision}; "
-                    "expedit-sam models lists more.",
+                    "`expedit-sam models` lists more.",
                     elem_id="model",
                 )
                 speed = gr.Radio(
                     list(PRESETS),
                     value="exact",
                     label="Speed",
-                    info="Times faster at encoding, as measured on this computer.",
+                    info="Times faster at encoding, as measured on this computer. "
+                    "Compare and Inside have choices of their own.",
                     elem_id="speed",
                 )
                 status = gr.Markdown(CHOOSE_FIRST, elem_id="status")
@@ -82,9 +82,9 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
                 return [session, CHOOSE_FIRST]
             try:
                 picture = read_picture(upload["path"])
-            except InputError as error:
+            except Exception as error:
                 session.choose(None)
-                return [session, f"**That did not work:** {error}"]
+                return [session, failed(error)]
             session.choose(picture)
             return [session, f"`{picture.path.name}`: {picture.size_text}"]
 

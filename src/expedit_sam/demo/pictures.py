@@ -32,6 +32,7 @@ class Picture:
         found, overlay: the result of the last run of everything mode, and its picture.
         clicks, compared: the prompts on the Click and the Compare tab.
         candidates: what the clicks may mean, and the encoding they came from.
+        fault: why encoding it failed the last time, in a line; None where it did not.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Picture:
     clicks: Clicks = field(default_factory=Clicks)
     compared: Clicks = field(default_factory=Clicks)
     candidates: tuple[Encoding, Candidates] | None = None
+    fault: str | None = None
     _encodings: dict[tuple[str, str], Encoding] = field(default_factory=dict)
     _cluster_maps: dict[tuple[str, str], ClusterMap] = field(default_factory=dict)
 

@@ -20,6 +20,9 @@ _CSS = """
 .gradio-container { width: 100% !important; max-width: 1200px !important;
   margin: 0 auto !important; }
 .picture img { width: 100% !important; height: auto; max-height: 72vh; object-fit: contain; }
+.file-preview .filename { display: block !important; }
+.file-preview .stem { display: inline !important; }
+.file-preview .stem, #status code { white-space: normal !important; overflow-wrap: anywhere; }
 @media (max-width: 480px) { button[role="tab"] { padding: 0 10px !important; } }
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
@@ -38,17 +39,18 @@ INSTANT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visib
 
 CHOOSE_FIRST = "Choose a picture first: upload one, paste one, or click an example."
 ENCODING = "Encoding the picture ..."
+OPPOSITE = "Click the opposite corner."
 
 
 @dataclass
 class Task:
     """Long work, which looks from time to time whether it is still wanted."""
 
-    cancelled: bool = False
+    wanted: bool = False
 
     def stop_if_cancelled(self) -> None:
         """Raise ``Cancelled`` where it is not."""
-        if self.cancelled:
+        if not self.wanted:
             raise Cancelled
 
 
@@ -68,13 +70,13 @@ class Session:
 
     def choose(self, picture: Picture | None) -> None:
         """Go on with another picture, or with none; work on the old one stops."""
-        self.task.cancelled = True
+        self.task.wanted = False
         self.picture = picture
 
     def begin(self) -> Task:
         """Long work begins; what was begun before stops."""
-        self.task.cancelled = True
-        self.task = Task()
+        self.task.wanted = False
+        self.task = Task(wanted=True)
         return self.task
 
     def require_picture(self) -> Picture:
@@ -122,23 +124,34 @@ class Shared:
 
 
 def friendly(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The handler, with what a person can cause said in a line on the page."""
+    """The handler, with what goes wrong said in a line on the page."""
 
     @wraps(handler)
     def friendly_handler(*arguments: Any, **named: Any) -> Any:
         try:
             return handler(*arguments, **named)
-        except InputError as error:
-            gr.Warning(str(error))  # gr.Error would put "Error" in the place of the picture
         except Cancelled:
             gr.Info("Cancelled.")
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            gr.Warning("Out of memory: try a smaller picture or model.")
+            gr.Warning(_reason(error))  # gr.Error would put "Error" in the place of the picture
         return gr.skip()
 
     return friendly_handler
+
+
+def failed(error: Exception) -> str:
+    """What went wrong, in a line that takes the place of another on the page."""
+    return f"**That did not work:** {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    """A line for the person; a fault of ours leaves its traceback in the terminal."""
+    if isinstance(error, InputError):
+        return str(error)
+    if is_out_of_memory(error):
+        return "Out of memory: try a smaller picture or model."
+    traceback.print_exception(error)
+    return "The program has a fault, which its terminal tells of: try another picture or model."
 
 
 def entered(tab: gr.Tab, shared: Shared) -> Any:
