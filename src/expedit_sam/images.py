@@ -142,7 +142,8 @@ def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
         new = {
             name: path
             for name in folders
-            if not name.startswith(".") and (path := os.path.realpath(Path(place, name))) not in seen
+            if not name.startswith(".")
+            and (path := os.path.realpath(Path(place, name))) not in seen
         }
         folders[:] = sorted(new)
         seen.update(new.values())  # links can lead round in circles
