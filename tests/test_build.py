@@ -12,9 +12,10 @@ from expedit_sam.build import build_sam
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import PRESETS, Hourglass
 from expedit_sam.model.architectures import ARCHITECTURES, Architecture, new_sam
-from expedit_sam.model.int8 import Int8Linear, _has_exact_products
+from expedit_sam.model.int8 import Int8Linear
 from expedit_sam.weights import download, embedded
 from expedit_sam.weights.registry import CHECKPOINTS, Checkpoint
+from tests.model.test_int8 import needs_vnni
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +72,7 @@ def test_precision_of_the_image_encoder(saved: Path) -> None:
     assert 0 < (rounded - exact).norm() / exact.norm() < 0.1
 
 
-@pytest.mark.skipif(not _has_exact_products(), reason="needs a CPU with VNNI")
+@needs_vnni
 def test_int8_rounds_the_image_encoder_alone(saved: Path) -> None:
     sam = build_sam("vit_b", checkpoint=saved, precision="int8", hourglass="balanced")
     assert not any(type(part) is nn.Linear for part in sam.image_encoder.modules())

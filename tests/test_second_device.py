@@ -16,27 +16,20 @@ from torch.utils import backend_registration
 from expedit_sam import SamAutomaticMaskGenerator, SamPredictor, expedite
 from expedit_sam.batch.task import Task
 from expedit_sam.hourglass import PRESETS, Hourglass
+from expedit_sam.hourglass.written import parse_setting
 from expedit_sam.model.architectures import new_sam
 from expedit_sam.model.sam import Sam
-from expedit_sam.weights.transformers_format import _config, to_transformers
 from tests import second_device
 from tests.batch.conftest import TAKE_ALL
 from tests.batch.test_stages import through
 from tests.conftest import TINY, randomized
+from tests.model.test_transformers_sam import as_transformers_has_it
 from tests.second_device import SecondDevice
 
 if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
     pytest.skip("this PyTorch has no backends in Python", allow_module_level=True)
 
-PUBLISHED = Hourglass(
-    location=1,
-    temperature=0.03,
-    reconstruction_neighbors=20,
-    scale_free=False,
-    size_aware=False,
-    keep_detail=False,
-    mean_values=False,
-)
+PUBLISHED = parse_setting("published:location=1")
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +125,7 @@ def test_batch(both: Callable, more: dict[str, Any] | None) -> None:
 
 
 def _of_transformers(speed: str, device: str) -> np.ndarray:
-    import transformers
-
-    sam = _sam("cpu")
-    model = transformers.SamModel(transformers.SamConfig(**_config(sam))).eval()
-    model.load_state_dict(to_transformers(sam.state_dict()))
+    model = as_transformers_has_it(_sam("cpu"))
     pixels = torch.randn(1, 3, 320, 320, generator=torch.Generator().manual_seed(0))
     with SecondDevice(), torch.no_grad():
         expedite(model.to(device), speed)

@@ -242,16 +242,16 @@ def _is_ours(document: Path) -> bool:
 def _write_labels(new: Path, text: str, folder: Path) -> None:
     """Write labels in the hidden folder, unless they would replace somebody's own in ``folder``."""
     new.write_text(text, encoding="utf-8")
-    known, old = folder / LABELS_WRITTEN, folder / new.name
-    ours = set(known.read_bytes().split()) if known.exists() else set()
-    if old.is_file() and _hash(old) not in ours | {_hash(new)}:
+    known, old, hashed = folder / LABELS_WRITTEN, folder / new.name, _hash(new)
+    ours = known.read_bytes().split() if old.is_file() and known.exists() else []
+    if old.is_file() and _hash(old) not in (hashed, *ours):
         raise InputError(
             f"{old} is there and not as a run of ours left it: "
             "rename or delete it, or choose another folder"
         )
-    if _hash(new) not in ours:
+    if hashed not in ours:
         with known.open("ab") as file:
-            file.write(_hash(new) + b"\n")
+            file.write(hashed + b"\n")
 
 
 def _hash(labels: Path) -> bytes:

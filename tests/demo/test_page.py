@@ -156,23 +156,7 @@ def test_no_mask_has_this_number(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def held(
-    networks: Any, work: str, monkeypatch: pytest.MonkeyPatch
-) -> tuple[threading.Event, threading.Event]:
-    """Makes the networks' work set the first event when it begins, and wait for the second."""
-    begun, go_on = threading.Event(), threading.Event()
-    at_once = getattr(networks, work)
-
-    def later(*arguments: Any) -> Any:
-        begun.set()
-        go_on.wait()
-        return at_once(*arguments)
-
-    monkeypatch.setattr(networks, work, later)
-    return begun, go_on
-
-
-@pytest.mark.parametrize(
+on_tabs_that_encode = pytest.mark.parametrize(
     ("tab", "work", "view"),
     [
         ("Click", "encode", "click-picture"),
@@ -180,6 +164,26 @@ def held(
         ("Inside", "clusters", "inside-picture"),
     ],
 )
+
+
+def held(
+    networks: Any, work: str, monkeypatch: pytest.MonkeyPatch, when_done: bool = False
+) -> tuple[threading.Event, threading.Event]:
+    """Makes the networks' work set the first event when it begins or is done, then wait."""
+    reached, go_on = threading.Event(), threading.Event()
+    at_once = getattr(networks, work)
+
+    def later(*arguments: Any) -> Any:
+        result = at_once(*arguments) if when_done else None
+        reached.set()
+        go_on.wait()
+        return result if when_done else at_once(*arguments)
+
+    monkeypatch.setattr(networks, work, later)
+    return reached, go_on
+
+
+@on_tabs_that_encode
 def test_another_picture_while_one_is_encoded(
     visit: Visit,
     address: str,
@@ -205,16 +209,7 @@ def test_another_picture_while_one_is_encoded(
 def test_another_picture_when_the_masks_of_one_are_found(
     visit: Visit, address: str, tiny_networks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    segment = tiny_networks.segment
-    found, go_on = threading.Event(), threading.Event()
-
-    def shown_later(*arguments: Any) -> Any:
-        masks = segment(*arguments)
-        found.set()
-        go_on.wait()
-        return masks
-
-    monkeypatch.setattr(tiny_networks, "segment", shown_later)
+    found, go_on = held(tiny_networks, "segment", monkeypatch, when_done=True)
     page = visit(address)
     choose_example(page, "cat.jpg")
     page.get_by_role("button", name="Find masks").click()
@@ -226,14 +221,7 @@ def test_another_picture_when_the_masks_of_one_are_found(
     shown(page, "everything-picture", lambda picture: picture.shape == (400, 600, 3))
 
 
-@pytest.mark.parametrize(
-    ("tab", "work", "view"),
-    [
-        ("Click", "encode", "click-picture"),
-        ("Compare", "encode", "first-picture"),
-        ("Inside", "clusters", "inside-picture"),
-    ],
-)
+@on_tabs_that_encode
 def test_what_fails_is_said_where_it_was_awaited(
     visit: Visit,
     address: str,

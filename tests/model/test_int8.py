@@ -21,7 +21,7 @@ from expedit_sam.model.sam import Sam
 from expedit_sam.model.untouched import are_untouched
 from expedit_sam.weights.transformers_format import save_transformers
 
-needs_vnni = pytest.mark.skipif(not int8._has_exact_products(), reason="needs a CPU with VNNI")
+needs_vnni = pytest.mark.skipif(not int8.has_exact_products(), reason="needs a CPU with VNNI")
 
 
 def a_layer(inputs: int = 24, outputs: int = 10, *, bias: bool = True) -> nn.Linear:
@@ -134,7 +134,7 @@ def test_masks_of_the_embedded_model_stay() -> None:
 def test_a_cpu_without_exact_products_is_refused(
     tiny_sam: Sam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8, "_has_exact_products", lambda: False)
+    monkeypatch.setattr(int8, "has_exact_products", lambda: False)
     with pytest.raises(InputError, match="int8 needs a CPU with VNNI instructions"):
         quantize(tiny_sam.image_encoder)
     assert layers_of(tiny_sam.image_encoder) == {nn.LayerNorm, nn.Linear}
@@ -143,6 +143,6 @@ def test_a_cpu_without_exact_products_is_refused(
 @needs_vnni
 def test_a_layer_that_is_sent_to_such_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = pickle.dumps(Int8Linear(a_layer()))
-    monkeypatch.setattr(int8, "_has_exact_products", lambda: False)
+    monkeypatch.setattr(int8, "has_exact_products", lambda: False)
     with pytest.raises(InputError, match="int8 needs a CPU with VNNI instructions"):
         pickle.loads(sent)

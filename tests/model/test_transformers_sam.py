@@ -21,11 +21,17 @@ def transformers() -> ModuleType:
     return pytest.importorskip("transformers")
 
 
+def as_transformers_has_it(sam: Sam) -> Any:
+    import transformers
+
+    model = transformers.SamModel(transformers.SamConfig(**_config(sam))).eval()
+    model.load_state_dict(to_transformers(sam.state_dict()))
+    return model
+
+
 @pytest.fixture
 def theirs(transformers: ModuleType, tiny_sam: Sam) -> Any:
-    model = transformers.SamModel(transformers.SamConfig(**_config(tiny_sam))).eval()
-    model.load_state_dict(to_transformers(tiny_sam.state_dict()))
-    return model
+    return as_transformers_has_it(tiny_sam)
 
 
 @torch.no_grad()

@@ -128,9 +128,10 @@ def start(
             if shape
             else in_this_process(sam, task, threads)
         )
-        chunks = job.pending(share, retry_failed)
+        missing = job.pending(share)
         # Not those to be tried again: files may have been mended for that.
-        check_unchanged(job.items, map(job.items_of, job.pending(share)))
+        check_unchanged(job.items, map(job.items_of, missing))
+        chunks = job.pending(share, failed=True) if retry_failed else missing
         total = sum(job.items_of(chunk).num_rows for chunk in chunks)
 
         def told(progress: Progress) -> None:

@@ -9,6 +9,15 @@ from typing import Annotated
 
 import typer
 
+from expedit_sam.cli.everything import (
+    CropNLayersOption,
+    MinMaskRegionAreaOption,
+    PointsPerBatchOption,
+    PointsPerSideOption,
+    PredIouThreshOption,
+    StabilityScoreThreshOption,
+    given_settings,
+)
 from expedit_sam.cli.network import (
     CheckpointOption,
     DeviceOption,
@@ -17,7 +26,6 @@ from expedit_sam.cli.network import (
     PrecisionOption,
     SpeedOption,
     device_of,
-    given_settings,
     load_network,
     named_speed,
 )
@@ -38,24 +46,12 @@ def batch(
     everything: Annotated[
         bool, typer.Option("--everything", help="Find everything even if SOURCE has prompts.")
     ] = False,
-    points_per_side: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Ask at NxN points. (*)")
-    ] = None,
-    points_per_batch: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Points to ask at a time.")
-    ] = 64,
-    pred_iou_thresh: Annotated[
-        float | None, typer.Option(metavar="X", help="Drop masks of a lower predicted IoU. (*)")
-    ] = None,
-    stability_score_thresh: Annotated[
-        float | None, typer.Option(metavar="X", help="Drop masks that are less stable. (*)")
-    ] = None,
-    min_mask_region_area: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Clear smaller holes and islands. (*)")
-    ] = None,
-    crop_n_layers: Annotated[
-        int, typer.Option(min=0, metavar="N", help="N layers of crops too.")
-    ] = 0,
+    points_per_side: PointsPerSideOption = None,
+    points_per_batch: PointsPerBatchOption = 64,
+    pred_iou_thresh: PredIouThreshOption = None,
+    stability_score_thresh: StabilityScoreThreshOption = None,
+    min_mask_region_area: MinMaskRegionAreaOption = None,
+    crop_n_layers: CropNLayersOption = 0,
     workers: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Networks at once, by Ray; 0: no Ray."),

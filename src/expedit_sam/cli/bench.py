@@ -71,6 +71,7 @@ def bench(
     from expedit_sam.export.metadata import read_metadata
     from expedit_sam.hourglass import PRESETS
     from expedit_sam.images import read_image
+    from expedit_sam.model import int8
 
     if backends and (precision != "float32" or compiled):
         raise InputError("--backends compares float32: leave out --precision and --compile")
@@ -109,20 +110,9 @@ def bench(
     Console().print(_table(speeds))
     for line in fastest(speeds):
         typer.echo(line)
-    if (precision, backends, sam.device.type) == ("float32", False, "cpu") and _runs_int8():
+    is_plain = (precision, backends, sam.device.type) == ("float32", False, "cpu")
+    if is_plain and int8.has_exact_products():
         typer.echo("this CPU runs the encoder on 8-bit integers too: --precision int8 times that")
-
-
-def _runs_int8() -> bool:
-    from torch import nn
-
-    from expedit_sam.model.int8 import Int8Linear
-
-    try:
-        Int8Linear(nn.Linear(1, 1))
-    except InputError:
-        return False
-    return True
 
 
 def _table(speeds: dict[str, Speed]) -> object:

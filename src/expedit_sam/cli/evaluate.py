@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from expedit_sam.cli.everything import SkipCoveredOption
 from expedit_sam.cli.network import (
     CheckpointOption,
     DeviceOption,
@@ -34,12 +35,7 @@ def evaluate(
         str,
         typer.Option(metavar="LIST", help="What to ask; 'everything' too, which is slow."),
     ] = "click,clicks3,clicks5,box,jittered-box",
-    skip_covered: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, metavar="X", help="Skip points in masks of up to this share of the image."
-        ),
-    ] = 0.0,
+    skip_covered: SkipCoveredOption = 0.0,
     baselines: Annotated[
         str, typer.Option(metavar="LIST", help="Others to compare: grabcut, slic, felzenszwalb.")
     ] = "",

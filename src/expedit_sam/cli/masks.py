@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expedit_sam.cli.everything import (
+    CropNLayersOption,
+    MinMaskRegionAreaOption,
+    PointsPerBatchOption,
+    PointsPerSideOption,
+    PredIouThreshOption,
+    SkipCoveredOption,
+    StabilityScoreThreshOption,
+    given_settings,
+)
 from expedit_sam.cli.network import (
     BackendOption,
     CheckpointOption,
@@ -21,7 +31,6 @@ from expedit_sam.cli.network import (
     PrecisionOption,
     SpeedOption,
     find_export,
-    given_settings,
     load_network,
 )
 from expedit_sam.errors import InputError, is_out_of_memory
@@ -52,30 +61,13 @@ def masks(
         str, typer.Option("--format", metavar="LIST", help="Any of coco, png, yolo, labelme.")
     ] = "coco,png",
     overlay: OverlayOption = True,
-    points_per_side: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Ask at NxN points. (*)")
-    ] = None,
-    points_per_batch: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Points to ask at a time.")
-    ] = 64,
-    pred_iou_thresh: Annotated[
-        float | None, typer.Option(metavar="X", help="Drop masks of a lower predicted IoU. (*)")
-    ] = None,
-    stability_score_thresh: Annotated[
-        float | None, typer.Option(metavar="X", help="Drop masks that are less stable. (*)")
-    ] = None,
-    min_mask_region_area: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Clear smaller holes and islands. (*)")
-    ] = None,
-    crop_n_layers: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Look into N layers of crops too.")
-    ] = 0,
-    skip_covered: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, metavar="X", help="Skip points in masks of up to this share of the image."
-        ),
-    ] = 0.0,
+    points_per_side: PointsPerSideOption = None,
+    points_per_batch: PointsPerBatchOption = 64,
+    pred_iou_thresh: PredIouThreshOption = None,
+    stability_score_thresh: StabilityScoreThreshOption = None,
+    min_mask_region_area: MinMaskRegionAreaOption = None,
+    crop_n_layers: CropNLayersOption = 0,
+    skip_covered: SkipCoveredOption = 0.0,
     backend: BackendOption = None,
     exported: ExportedOption = None,
 ) -> None:

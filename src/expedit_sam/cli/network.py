@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -94,19 +93,6 @@ def device_of(precision: str, device: str) -> str:
 def named_speed(speed: str, precision: str) -> str:
     """What results call a speed setting at a precision."""
     return speed if precision == "float32" else f"{speed} in {precision}"
-
-
-def given_settings(**settings: float | None) -> dict[str, float]:
-    """The arguments of everything mode that options give; those left out are None.
-
-    Raises:
-        InputError: one is NaN, which every mask would pass.
-    """
-    given = {name: value for name, value in settings.items() if value is not None}
-    for name, value in given.items():
-        if math.isnan(value):
-            raise InputError(f"--{name.replace('_', '-')} is no number: give one, or leave it out")
-    return given
 
 
 def find_export(backend: str | None, folder: Path | None) -> tuple[Path, str]:

@@ -20,8 +20,8 @@ from expedit_sam.demo.shared import (
     QUICK,
     Session,
     Shared,
+    attempted,
     entered,
-    failed,
     friendly,
     picture_view,
 )
@@ -79,12 +79,6 @@ def click_tab(shared: Shared) -> None:
         picture.candidates = None
         return [drawn(picture, 0), _no_choice(), picture.fault or ENCODING, *downloads.closed()]
 
-    def answer(picture: Picture, model: str, speed: str) -> list[Any]:
-        """To a click, at once: where the picture is still being encoded, ``encode`` answers it."""
-        if picture.is_encoded(model, speed):
-            return update(picture, model, speed)
-        return unanswered(picture)
-
     def show(session: Session, model: str, speed: str) -> list[Any]:
         if session.picture is None or session.tab != tab.label:
             return [None, _READY]
@@ -100,12 +94,7 @@ def click_tab(shared: Shared) -> None:
         if picture is not None and picture.has_candidates(model, speed):
             return [gr.skip()] * len(result)  # a guess may be chosen, and files prepared
         if picture is not None and session.tab == tab.label:
-            picture.fault = None
-            try:
-                return update(picture, model, speed)
-            except Exception as error:
-                picture.fault = failed(error)
-                return unanswered(picture)
+            return attempted(picture, lambda: update(picture, model, speed), unanswered)
         if picture is not None:
             picture.candidates = None  # they leave the page
         return [None, _no_choice(), _READY, *downloads.closed()]
@@ -123,7 +112,9 @@ def click_tab(shared: Shared) -> None:
         return write_cutout(picture, encoding, guesses.logits[index or 0], shared.folder)
 
     choices = [shared.model, shared.speed]
-    panel.connect(shared, [view], lambda picture: picture.clicks, answer, choices, result)
+    panel.connect(
+        shared, [view], lambda picture: picture.clicks, update, unanswered, choices, result
+    )
     for event in (shared.chosen, entered(tab, shared)):
         event.then(show, [session, *choices], [view, status], **INSTANT).then(
             encode, [session, *choices], result, show_progress_on=status, **LATEST

@@ -19,8 +19,8 @@ from expedit_sam.demo.shared import (
     OPPOSITE,
     Session,
     Shared,
+    attempted,
     entered,
-    failed,
     friendly,
     picture_view,
 )
@@ -75,12 +75,6 @@ def compare_tab(shared: Shared) -> None:
         view = shared.shown(draw_clicks(picture.image, picture.compared))
         return [view, view, None, picture.fault or ENCODING]
 
-    def answer(picture: Picture, model: str, *speeds: str) -> list[Any]:
-        """To a click, at once: where the picture is still being encoded, ``encode`` answers it."""
-        if all(picture.is_encoded(model, speed) for speed in speeds):
-            return update(picture, model, *speeds)
-        return unanswered(picture)
-
     def show(session: Session) -> list[Any]:
         if session.picture is None or session.tab != tab.label:
             return [None, None, None, _READY]
@@ -93,19 +87,15 @@ def compare_tab(shared: Shared) -> None:
         picture = session.picture
         if picture is None or session.tab != tab.label:
             return [None, None, None, _READY]
-        picture.fault = None
-        try:
-            return update(picture, *choices)
-        except Exception as error:
-            picture.fault = failed(error)
-            return unanswered(picture)
+        return attempted(picture, lambda: update(picture, *choices), unanswered)
 
     choices = [shared.model, first, second]
     panel.connect(
         shared,
         [first_view, second_view],
         lambda picture: picture.compared,
-        answer,
+        update,
+        unanswered,
         choices,
         result,
     )

@@ -43,7 +43,8 @@ class PromptPanel:
         shared: Shared,
         views: Sequence[gr.Image],
         clicks_of: Callable[[Picture], Clicks],
-        answer: Callable[..., Any],
+        update: Callable[..., Any],
+        unanswered: Callable[[Picture], Any],
         inputs: list[Any],
         outputs: list[Any],
     ) -> None:
@@ -53,9 +54,16 @@ class PromptPanel:
             shared: the rest of the page.
             views: the pictures that can be clicked.
             clicks_of: which prompts of a picture these are.
-            answer: called with the picture and ``inputs`` after each change; gives ``outputs``,
-                and does not wait for the encoder.
+            update: called with the picture and ``inputs``, a network and its speeds, after each
+                change; gives ``outputs``.
+            unanswered: gives ``outputs`` of a picture instead, while it is still being encoded:
+                no click waits for that.
         """
+
+        def answer(picture: Picture, model: str, *speeds: str) -> Any:
+            if all(picture.is_encoded(model, speed) for speed in speeds):
+                return update(picture, model, *speeds)
+            return unanswered(picture)
 
         @friendly
         def on_picture(event: gr.SelectData, session: Session, kind: Any, *rest: Any) -> Any:

@@ -144,6 +144,18 @@ def failed(error: Exception) -> str:
     return f"**That did not work:** {_reason(error)}"
 
 
+def attempted(
+    picture: Picture, update: Callable[[], Any], unanswered: Callable[[Picture], Any]
+) -> Any:
+    """What ``update`` gives; where it fails, what is ``unanswered`` then, with the fault told."""
+    picture.fault = None
+    try:
+        return update()
+    except Exception as error:
+        picture.fault = failed(error)
+        return unanswered(picture)
+
+
 def _reason(error: Exception) -> str:
     """A line for the person; a fault of ours leaves its traceback in the terminal."""
     if isinstance(error, InputError):

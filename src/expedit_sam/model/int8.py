@@ -80,7 +80,7 @@ class Int8Linear(nn.Module):
 
 
 @cache
-def _has_exact_products() -> bool:
+def has_exact_products() -> bool:
     """Whether products of 8-bit integers are exact here.
 
     x86 CPUs without VNNI instructions add pairs of them in 16 bits, where large ones do not fit.
@@ -90,7 +90,7 @@ def _has_exact_products() -> bool:
 
 
 def _require_exact_products() -> None:
-    if not _has_exact_products():
+    if not has_exact_products():
         raise InputError("int8 needs a CPU with VNNI instructions: choose float32 here")
 
 

@@ -1,0 +1,46 @@
+"""The options of everything mode that commands share, and the arguments that they stand for."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import typer
+
+from expedit_sam.errors import InputError
+
+PointsPerSideOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Ask at NxN points. (*)")
+]
+PointsPerBatchOption = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Points to ask at a time.")
+]
+PredIouThreshOption = Annotated[
+    float | None, typer.Option(metavar="X", help="Drop masks of a lower predicted IoU. (*)")
+]
+StabilityScoreThreshOption = Annotated[
+    float | None, typer.Option(metavar="X", help="Drop masks that are less stable. (*)")
+]
+MinMaskRegionAreaOption = Annotated[
+    int | None, typer.Option(metavar="PIXELS", help="Clear smaller holes and islands. (*)")
+]
+CropNLayersOption = Annotated[int, typer.Option(min=0, metavar="N", help="N layers of crops too.")]
+SkipCoveredOption = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, metavar="X", help="Skip points in masks of up to this share of the image."
+    ),
+]
+
+
+def given_settings(**settings: float | None) -> dict[str, float]:
+    """The arguments of everything mode that options give; those left out are None.
+
+    Raises:
+        InputError: one is NaN, which every mask would pass.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name, value in given.items():
+        if math.isnan(value):
+            raise InputError(f"--{name.replace('_', '-')} is no number: give one, or leave it out")
+    return given
