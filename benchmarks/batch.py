@@ -1,7 +1,11 @@
-"""What a batch keeps when it is killed, or a node of its cluster is.
+"""Whether a batch still has every image exactly once when it, or a node of its cluster, is killed.
 
-python -m benchmarks.batch kill --images 2000 [--vit-s --photos PHOTOS]
-python -m benchmarks.batch nodes
+    python -m benchmarks.batch kill --photos PHOTOS --images 2000 [--vit-s]
+    python -m benchmarks.batch nodes --images 400
+
+``kill`` leaves one batch alone, kills another three times and lets it end, and compares their
+shards byte for byte; it prints the memory of both too. ``nodes`` kills one of two Ray nodes and
+compares the shards with those of one process.
 """
 
 from __future__ import annotations

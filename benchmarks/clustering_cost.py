@@ -2,9 +2,10 @@
 
     python -m benchmarks.clustering_cost [--model vit_b] [--repeats 9]
 
-On one image of noise, with random weights: neither changes the work. Exact encoder, expedited
-encoder, clustering and reconstruction alone take turns; medians. Reconstruction makes the neck's
-first projection too: what that takes in the exact encoder is not counted.
+The image is noise and the weights are random, neither of which changes the work. The exact encoder,
+the expedited one, and clustering and reconstruction by themselves take turns; the figures are
+medians. Reconstruction makes the neck's first projection too: what that takes in the exact encoder
+is not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from expedit_sam.allocator import keep_freed_memory
 from expedit_sam.hourglass.contraction import contract
 from expedit_sam.hourglass.settings import PRESETS
 from expedit_sam.model.architectures import ARCHITECTURES, new_sam
-from expedit_sam.model.image_encoder import clustering_window, first_tokens
+from expedit_sam.model.block import clustering_window
+from expedit_sam.model.image_encoder import first_tokens
 
 SETTINGS = {name: setting for name, setting in PRESETS.items() if setting} | {
     "location=6,clusters=81": Hourglass(location=6, clusters=81)

@@ -1,7 +1,10 @@
-"""How soon the demo is there, how soon a click has its mask, and whether its memory grows.
+"""How soon the demo's page is usable, how soon a click has its mask, and whether memory grows.
 
-python -m benchmarks.demo --requests 200
-python -m benchmarks.demo --screenshots docs/images
+    python -m benchmarks.demo --requests 200
+    python -m benchmarks.demo --screenshots docs/images
+
+Starts the demo and uses it in a browser, as a person would. Prints the server's memory every 20
+requests; ``--screenshots`` takes the pictures of docs/demo.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
-"""The HTTP service under many clients at a time.
+"""How long the HTTP service takes to answer many clients at a time, and in how much memory.
 
-python -m benchmarks.serve --photos PHOTOS --seconds 120
+    python -m benchmarks.serve --photos PHOTOS --seconds 120
+
+Starts the service with vit_s at its fastest and 16 clients that click on photographs. Prints
+percentiles of the answers' times, their status codes, the memory, and the cache's hits and misses.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/token_merging.py bsds500/val --images 12 --regions 12
 
-Tokens of a window are merged in pairs by the similarity of their attention keys until as many are
-left as the hourglass has clusters; the later blocks attend over those that are left, each at the
-place of the token it was merged into and counting as many as it holds; before the neck every token
-gets back what it was merged into. Prints the tables of ``expedit-sam evaluate``.
+Tokens of a window are merged in pairs, by the similarity of their attention keys, until as many are
+left as the hourglass has clusters. The later blocks attend over those: each is at the place of the
+token it was merged into and counts as many as it holds. Before the neck every token gets back what
+it was merged into. Prints the tables of ``expedit-sam evaluate``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from expedit_sam.evaluate.report import summarize, tables
 from expedit_sam.evaluate.run import evaluate
 from expedit_sam.hourglass.written import parse_settings
 from expedit_sam.model.attention import resized_table
-from expedit_sam.model.image_encoder import clustering_window, first_tokens
+from expedit_sam.model.block import clustering_window
+from expedit_sam.model.image_encoder import first_tokens
 
 
 def main() -> None:
