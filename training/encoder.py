@@ -10,8 +10,9 @@ from bfloat16 import bfloat16_weights
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from expedit_sam.model.block import attend_block
 from expedit_sam.model.compiled import attend_fused
-from expedit_sam.model.image_encoder import ImageEncoderViT, attend_block
+from expedit_sam.model.image_encoder import ImageEncoderViT
 
 
 @dataclass(frozen=True)

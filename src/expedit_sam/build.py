@@ -9,7 +9,7 @@ import torch
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import Hourglass, fitting
 from expedit_sam.model.architectures import ARCHITECTURES, Architecture, new_sam
-from expedit_sam.model.image_encoder import DEFAULT_WINDOW
+from expedit_sam.model.block import DEFAULT_WINDOW
 from expedit_sam.model.int8 import quantize
 from expedit_sam.model.sam import Sam
 from expedit_sam.weights.download import fetch

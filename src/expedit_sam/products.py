@@ -10,7 +10,7 @@ from torch.nn import functional as F
 def _onednn_is_faster() -> bool:
     """Whether oneDNN multiplies float32 faster on this CPU than MKL, which PyTorch asks.
 
-    MKL is Intel's; on AMD's CPUs with AVX-512 it reaches half to three quarters of
+    MKL is Intel's; on AMD's CPUs with AVX-512 it reaches half to nine tenths of
     oneDNN's rate.
     """
     if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch

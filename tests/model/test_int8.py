@@ -15,7 +15,7 @@ from expedit_sam.errors import InputError
 from expedit_sam.export.write import export_sam
 from expedit_sam.images import read_image
 from expedit_sam.model import int8
-from expedit_sam.model.image_encoder import Block
+from expedit_sam.model.block import Block
 from expedit_sam.model.int8 import Int8Linear, quantize
 from expedit_sam.model.sam import Sam
 from expedit_sam.model.untouched import are_untouched

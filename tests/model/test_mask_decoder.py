@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from expedit_sam.model.image_tokens import OwnTokens
 from expedit_sam.model.layers import LogitFilter
-from expedit_sam.model.mask_decoder import as_matrix
 from expedit_sam.model.sam import Sam
 from expedit_sam.model.shared_image import SharedImage
 from expedit_sam.model.two_way_transformer import Attention, TwoWayTransformer
@@ -69,15 +68,6 @@ def test_prompts_may_have_positions_of_their_own() -> None:
         one = transformer(image[i][None], positions[i][None], tokens[i][None])
         for all_of_them, alone in zip(together, one, strict=True):
             torch.testing.assert_close(all_of_them[i][None], alone)
-
-
-def test_transposed_convolution_is_a_matrix_product() -> None:
-    torch.manual_seed(0)
-    layer = nn.ConvTranspose2d(8, 6, kernel_size=2, stride=2).requires_grad_(False)
-    x = torch.randn(2, 8, 3, 5)
-    blocks = F.linear(x.permute(0, 2, 3, 1), *as_matrix(layer))
-    image = blocks.view(2, 3, 5, 2, 2, 6).permute(0, 5, 1, 3, 2, 4).reshape(2, 6, 6, 10)
-    torch.testing.assert_close(image, layer(x))
 
 
 def prompts(sam: Sam, number: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from expedit_sam.base_predictor import check_image
 from expedit_sam.batch.prompts import Prompt, prompts_of
-from expedit_sam.batch.sources import image_column, open_uri, readable
+from expedit_sam.batch.readers import image_column, open_uri
+from expedit_sam.batch.sources import readable
 from expedit_sam.errors import InputError
 from expedit_sam.images import decode_image
 

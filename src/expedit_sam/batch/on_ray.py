@@ -21,8 +21,8 @@ import torch
 
 from expedit_sam.batch.loading import ITEM_COLUMNS, load_item, load_row
 from expedit_sam.batch.network import Network
+from expedit_sam.batch.readers import image_column
 from expedit_sam.batch.run import Pipeline
-from expedit_sam.batch.sources import image_column
 from expedit_sam.batch.stages import Load, make_masks, read
 from expedit_sam.batch.task import Task
 from expedit_sam.errors import InputError

@@ -10,7 +10,8 @@ import torch
 
 from expedit_sam.hourglass import Hourglass
 from expedit_sam.hourglass.contraction import Contraction, contract
-from expedit_sam.model.image_encoder import clustering_window, first_tokens
+from expedit_sam.model.block import clustering_window
+from expedit_sam.model.image_encoder import first_tokens
 from expedit_sam.predictor import SamPredictor
 
 _TOKENS = (255, 255, 255)

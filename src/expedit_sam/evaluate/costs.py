@@ -11,8 +11,9 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from expedit_sam.hourglass.settings import Hourglass
+from expedit_sam.model.block import Block, run_block
 from expedit_sam.model.expedite import expedite
-from expedit_sam.model.image_encoder import Block, ImageEncoderViT, Steps, run_block
+from expedit_sam.model.image_encoder import ImageEncoderViT, Steps
 
 
 @dataclass(frozen=True)

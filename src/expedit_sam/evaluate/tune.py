@@ -19,7 +19,7 @@ from expedit_sam.evaluate.metrics import iou
 from expedit_sam.everything.prompts import build_point_grid
 from expedit_sam.hourglass.settings import Hourglass
 from expedit_sam.images import read_image
-from expedit_sam.model.image_encoder import clustering_window
+from expedit_sam.model.block import clustering_window
 from expedit_sam.model.sam import Sam
 
 # Clicks on each image, along each side.

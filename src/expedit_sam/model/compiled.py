@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from expedit_sam.hourglass.contraction import ClusterTraits, Contraction, contract
 from expedit_sam.kept import kept
 from expedit_sam.model.attention import relative_positions
-from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, attend_block
+from expedit_sam.model.block import attend_block
+from expedit_sam.model.image_encoder import ImageEncoderViT, Steps
 
 
 def compile_encoder(encoder: ImageEncoderViT) -> None:

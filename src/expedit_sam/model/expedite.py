@@ -11,13 +11,8 @@ from torch import Tensor, nn
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import Hourglass, fitting, resolve
 from expedit_sam.model import transformers_sam
-from expedit_sam.model.image_encoder import (
-    ImageEncoderViT,
-    Steps,
-    clustering_window,
-    encode,
-    run_block,
-)
+from expedit_sam.model.block import clustering_window, run_block
+from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, encode
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -14,12 +14,9 @@ from expedit_sam.model import called_decoder
 from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
 from expedit_sam.model.layers import MLP, LayerNorm2d, LogitFilter
 from expedit_sam.model.shared_image import SharedImage, SharedTokens
-from expedit_sam.products import activated_linear, row_products
+from expedit_sam.model.upscaling import Upscaling
 
 _PROMPTS_PER_STEP = 16
-_TOKENS_PER_STEP = 1024
-# Numbers twice as wide.
-_WIDE = {torch.float32: torch.float64, torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 @dataclass(frozen=True)
@@ -29,14 +26,12 @@ class PreparedImage:
     Attributes:
         own: its tokens, for each prompt.
         shared: its tokens, for all prompts together, where that is possible.
-        grid: (h, w) of tokens.
-        upscaling: weights and biases of the linear layers that the transposed convolutions are.
+        upscaling: its tokens to low-res logits.
     """
 
     own: OwnTokens
     shared: SharedTokens | None
-    grid: tuple[int, int]
-    upscaling: list[tuple[Tensor, Tensor]]
+    upscaling: Upscaling
 
     def tokens(self, prompt_tokens: int) -> OwnTokens | SharedTokens:
         """Those that are faster for prompts of so many tokens."""
@@ -166,8 +161,8 @@ class MaskDecoder(nn.Module):
         image, positions = (
             x.flatten(2).transpose(1, 2).contiguous() for x in (image_embeddings + dense, image_pe)
         )
-        layers: Any = self.output_upscaling
-        upscaling = [as_matrix(layers[number]) for number in (0, 3)]
+        height, width = image_embeddings.shape[-2:]
+        upscaling = Upscaling.of(self.output_upscaling, self.logit_filter, (height, width))
         # Sums of squares need float32; what autograd needs is not kept.
         may_share = (
             image.dtype == torch.float32
@@ -178,10 +173,9 @@ class MaskDecoder(nn.Module):
         together = None
         if shared and may_share:
             transformer: Any = self.transformer
-            outward, _ = upscaling[0]
+            outward, _ = upscaling.first
             together = SharedImage(transformer, image, positions, outward).tokens()
-        height, width = image_embeddings.shape[-2:]
-        return PreparedImage(OwnTokens(image, positions), together, (height, width), upscaling)
+        return PreparedImage(OwnTokens(image, positions), together, upscaling)
 
     def predict(
         self, image: PreparedImage, sparse: Tensor, multimask_output: bool
@@ -219,31 +213,19 @@ class MaskDecoder(nn.Module):
             masks, iou = self.predict(image, sparse, multimask_output=True)
             prompts, numbers = (iou > least_iou).nonzero(as_tuple=True)  # one wait for the device
             return masks[prompts, numbers], iou[prompts, numbers], prompts
-        height, width = image.grid
-        rows, columns = self._part(image.grid, seen)
+        height, width = image.upscaling.grid
+        rows, columns = part = image.upscaling.part(seen)
         logits, scores = [torch.empty(0, rows * 4, columns * 4)], []
         for tokens, kernels, iou in self._decode(image, sparse, range(1, self.num_mask_tokens)):
             scores.append(iou)
             for i, good in enumerate(iou > least_iou):
                 if good.any():
                     one = slice(i, i + 1)
-                    part = (rows, columns)
-                    logits.append(self._upscale(image, tokens, kernels[one, good], one, part)[0])
+                    logits.append(image.upscaling.logits(tokens, kernels[one, good], one, part)[0])
         iou = torch.cat(scores)
         passing = iou > least_iou
         beyond = (0, 4 * (width - columns), 0, 4 * (height - rows))
         return F.pad(torch.cat(logits), beyond), iou[passing], passing.nonzero()[:, 0]
-
-    def _part(self, grid: tuple[int, int], seen: tuple[int, int] | None) -> tuple[int, int]:
-        """Rows and columns of tokens that so many low-res logits are made of."""
-        if seen is None:
-            return grid
-        reach = self.logit_filter.reach if self.logit_filter is not None else 0
-        rows, columns = (
-            min(tokens, -(-(logits + reach) // 4))
-            for tokens, logits in zip(grid, seen, strict=True)
-        )
-        return rows, columns
 
     def _predict(
         self, image: PreparedImage, sparse: Tensor, chosen: range
@@ -254,7 +236,7 @@ class MaskDecoder(nn.Module):
             size = 1 if sparse.device.type == "cpu" else max(len(kernels), 1)
             for start in range(0, max(len(kernels), 1), size):
                 some = slice(start, start + size)
-                masks.append(self._upscale(image, tokens, kernels[some], some))
+                masks.append(image.upscaling.logits(tokens, kernels[some], some))
             scores.append(iou)
         return torch.cat(masks), torch.cat(scores)
 
@@ -281,70 +263,3 @@ class MaskDecoder(nn.Module):
             kernels = [heads[number](attended[:, 1 + i]) for i, number in enumerate(chosen)]
             iou = self.iou_prediction_head(attended[:, 0])[:, chosen.start : chosen.stop]
             yield image_tokens, torch.stack(kernels, dim=1), iou
-
-    def _upscale(
-        self,
-        image: PreparedImage,
-        image_tokens: ImageTokens,
-        kernels: Tensor,
-        prompts: slice,
-        part: tuple[int, int] | None = None,
-    ) -> Tensor:
-        """The BxMx4hx4w logits of some prompts, from their BxMx(C/8) mask kernels.
-
-        A 2x2 transposed convolution of stride 2 is a matrix product; pixels stay in the order of
-        the tokens they came from until only the masks are left to rearrange.
-
-        Arguments:
-            part: (rows, columns) of tokens, from the upper left, that are upscaled; None for all.
-        """
-        layers: Any = self.output_upscaling
-        _, norm, activation, _, last_activation = layers
-        first, second = image.upscaling
-        part = part or image.grid
-        where = _upper_left(image.grid, part)
-        pixels = image_tokens.project(*first, prompts, where).unflatten(-1, (4, -1))
-        size = _TOKENS_PER_STEP if kernels.device.type == "cpu" else pixels.shape[1]
-        logits = []
-        for x in pixels.split(size, dim=1):
-            x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-            x = activated_linear(x, *second, last_activation).unflatten(-1, (4, -1))
-            logits.append(row_products(kernels, x.flatten(1, -2)))
-        ordered = _in_image_order(torch.cat(logits, dim=2), part)
-        return ordered if self.logit_filter is None else self.logit_filter(ordered)
-
-
-def _upper_left(grid: tuple[int, int], part: tuple[int, int]) -> slice | Tensor:
-    """Where, in row order, the first rows and columns of a grid are."""
-    rows, columns = part
-    if columns == grid[1]:
-        return slice(rows * columns)
-    return torch.arange(grid[0] * grid[1]).view(grid)[:rows, :columns].flatten()
-
-
-def _in_image_order(logits: Tensor, grid: tuple[int, int]) -> Tensor:
-    """BxMx(h*w*16) logits to BxMx4hx4w.
-
-    Pixels come as token row, token column, then a 2x2 place inside it, twice.
-    """
-    batch, masks, _ = logits.shape
-    height, width = grid
-    wide = _WIDE.get(logits.dtype)
-    if wide is None or torch.is_grad_enabled() or torch.jit.is_tracing():
-        logits = logits.view(batch, masks, height, width, 2, 2, 2, 2)
-        ordered = logits.permute(0, 1, 2, 4, 6, 3, 5, 7)
-        return ordered.reshape(batch, masks, height * 4, width * 4)
-    # Two neighbours travel as one number: ten times as fast as one by one.
-    pairs = logits.view(wide).view(batch, masks, height, width, 2, 2, 2)
-    ordered = pairs.permute(0, 1, 2, 4, 6, 3, 5).reshape(batch, masks, height * 4, width * 2)
-    return ordered.view(logits.dtype)
-
-
-def as_matrix(layer: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
-    """The linear layer (4OxC, 4O) that a 2x2 transposed convolution of stride 2 is.
-
-    Each pixel's 2x2 block of outputs comes row by row.
-    """
-    assert layer.bias is not None
-    weight = layer.weight.permute(2, 3, 1, 0).reshape(-1, layer.in_channels)
-    return weight, layer.bias.repeat(4)

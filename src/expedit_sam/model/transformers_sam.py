@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedit_sam.errors import InputError
-from expedit_sam.model.image_encoder import Steps, encode, run_block
+from expedit_sam.model.block import run_block
+from expedit_sam.model.image_encoder import Steps, encode
 
 
 def is_encoder(encoder: Any) -> bool:

@@ -13,7 +13,8 @@ from expedit_sam.model.attention import (
     partition_windows,
     relative_positions,
 )
-from expedit_sam.model.image_encoder import Block, ImageEncoderViT, PatchEmbed
+from expedit_sam.model.block import Block
+from expedit_sam.model.image_encoder import ImageEncoderViT, PatchEmbed
 from segment_anything.modeling.common import LayerNorm2d, MLPBlock
 
 __all__ = [
