@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -53,6 +54,11 @@ def test_grey_without_a_range_spans_black_to_white(tmp_path: Path) -> None:
     depth = np.array([[-3.0, 1.0], [2.0, 7.0]], dtype=np.float32)
     image = read_image(saved(tmp_path / "depth.tif", depth))
     assert image[..., 0].tolist() == [[0, 102], [128, 255]]
+
+
+def test_grey_of_a_tiny_range(tmp_path: Path) -> None:
+    metres = np.array([[1e-12, 2e-12]], dtype=np.float32)
+    assert read_image(saved(tmp_path / "x.tif", metres))[..., 0].tolist() == [[0, 255]]
 
 
 def test_grey_that_is_not_finite_is_refused(tmp_path: Path) -> None:
@@ -215,6 +221,19 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "too many pixels" in refusal(path)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_nothing_that_starts_programs_or_holds_other_files(tmp_path: Path, packed: bool) -> None:
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    if packed:  # IPTC, which tells of another size than the image in it has
+        fields = {(3, 20): b"\0\x09", (3, 30): b"\0\x09", (3, 60): b"\1\0", (3, 120): b"\5"}
+        parts = [*fields.items(), ((8, 10), drawing)]
+        drawing = b"".join(
+            struct.pack(">BBBH", 0x1C, *key, len(value)) + value for key, value in parts
+        )
+    (tmp_path / "x.jpg").write_bytes(drawing)
+    assert "no image that can be read: convert it" in refusal(tmp_path / "x.jpg")
+
+
 def test_too_little_memory_is_no_damage(
     tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +272,14 @@ def test_links_are_followed_once(tree: Path, tmp_path_factory: pytest.TempPathFa
     (elsewhere / "itself").symlink_to("itself")
     found = [path.relative_to(tree).as_posix() for path in find_images([tree])]
     assert found == ["a.PNG", "b.jpg", "out/e.png", "sub/c.jpeg", "sub/linked/f.jpg"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_passed_over(tree: Path) -> None:
+    images = find_images([tree])
+    os.mkfifo(tree / "c.png")
+    (tree / "d.png").symlink_to("nowhere.png")  # which is to be reported
+    assert find_images([tree]) == sorted([*images, tree / "d.png"])
 
 
 def test_results_are_not_searched(tree: Path) -> None:

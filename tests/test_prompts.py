@@ -128,6 +128,34 @@ def test_logits_of_another_shape(tmp_path: Path) -> None:
         read_mask(tmp_path / "logits.npy", (30, 40), (64, 64))
 
 
+@pytest.mark.parametrize("kind", [">f4", "<f2", np.longdouble])
+def test_logits_of_another_kind(tmp_path: Path, kind: str) -> None:
+    np.save(tmp_path / "logits.npy", np.ones((64, 64), kind))
+    read = read_mask(tmp_path / "logits.npy", (30, 40), (64, 64))
+    assert (read == 1).all()
+    assert read.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "contents", [b"", b"\x93NUMPY\1\0\5\0((((\n", b"\x93NUMPY\1\0\3\0{}\n", "archive"]
+)
+def test_damaged_logits(tmp_path: Path, contents: bytes | str) -> None:
+    with (tmp_path / "logits.npy").open("wb") as file:
+        if isinstance(contents, bytes):
+            file.write(contents)
+        else:
+            np.savez(file, np.zeros((64, 64), np.float32))
+    with pytest.raises(InputError, match=r"cannot be read as \.npy: save it with numpy\.save"):
+        read_mask(tmp_path / "logits.npy", (30, 40), (64, 64))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers(tmp_path: Path, value: float) -> None:
+    np.save(tmp_path / "logits.npy", np.full((64, 64), value))
+    with pytest.raises(InputError, match=r"logits\.npy holds NaN or infinity"):
+        read_mask(tmp_path / "logits.npy", (30, 40), (64, 64))
+
+
 def test_pickles_are_not_executed(tmp_path: Path) -> None:
     np.save(tmp_path / "logits.npy", np.array([print], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=r"cannot be read as \.npy"):

@@ -34,6 +34,8 @@ SUFFIXES = frozenset(
         ".webp",
     ]
 )
+# Not all that Pillow knows: EPS would start Ghostscript, and IPTC may hold an image of any size.
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _CONVERT = "convert it to JPEG or PNG"
 
 # Pillow warns of a bomb at 89 megapixels, which cameras reach; at twice that it raises. For good,
@@ -78,7 +80,9 @@ def decode_image(file: BinaryIO, name: str, megapixels: float | None = None) -> 
         megapixels: of the largest image that is decoded; None for what Pillow refuses.
     """
     try:
-        with Image.open(file) as image:
+        Image.init()  # what is known depends on Pillow's version and on plugins
+        known = [name for name in _FORMATS if name in Image.OPEN]
+        with Image.open(file, formats=known) as image:
             _check_size(image, name, megapixels)
             return np.array(_to_rgb(_upright(image), image.format))
     except UnidentifiedImageError:
@@ -147,7 +151,8 @@ def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
         }
         folders[:] = sorted(new)
         seen.update(new.values())  # links can lead round in circles
-        images += [Path(place, name) for name in files if is_image_name(name)]
+        found = [Path(place, name) for name in files if is_image_name(name)]
+        images += [path for path in found if path.is_file() or not path.exists()]  # pipes may wait
     return sorted(images)
 
 
@@ -188,7 +193,7 @@ def _to_rgb(image: Image.Image, format: str | None) -> Image.Image:
 
 def _scaled(image: Image.Image, low: float, high: float) -> Image.Image:
     """Greys from ``low`` to ``high`` as black to white."""
-    grey = (np.asarray(image, dtype=np.float32) - low) * (255 / max(high - low, 1e-9))
+    grey = (np.asarray(image, dtype=np.float32) - low) * (255 / (high - low or 1))
     if not np.isfinite(grey).all():
         raise ValueError("pixels are NaN or infinite")
     return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")

@@ -106,17 +106,21 @@ def mask_to_low_res_logits(mask: np.ndarray, low_res_size: tuple[int, int]) -> n
 
 def _read_logits(path: str | os.PathLike[str], low_res_size: tuple[int, int]) -> np.ndarray:
     try:
-        logits = np.load(path, allow_pickle=False)
+        with Path(path).open("rb") as file:
+            logits = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the mask's path") from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise InputError(f"{path} cannot be read as .npy: save it with numpy.save") from error
     if logits.shape not in (low_res_size, (1, *low_res_size)) or logits.dtype.kind != "f":
         raise InputError(
             f"{path} holds {logits.dtype} of shape {logits.shape}: "
             f"save the low-res logits of one mask, 1x{low_res_size[0]}x{low_res_size[1]} floats"
         )
-    return logits.reshape(1, *low_res_size)
+    logits = logits.reshape(1, *low_res_size).astype(np.float32)  # any width and order of bytes
+    if not np.isfinite(logits).all():
+        raise InputError(f"{path} holds NaN or infinity: save the low-res logits of one mask")
+    return logits
 
 
 def _numbers(text: str) -> list[float]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,14 @@ def test_what_will_not_change_is_given_up(
     with pytest.raises(InputError, match=uri):
         load(uri, flaky, monkeypatch)
     assert flaky.asked == asked
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_nobody_waits_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "1.png")
+    (item,) = list_items(str(tmp_path)).to_pylist()
+    with pytest.raises(InputError, match=r"1\.png is no file: name an image"):
+        loading.load_item(item)
 
 
 def test_no_more_of_a_tar_is_read_than_the_image(tmp_path: Path) -> None:

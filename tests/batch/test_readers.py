@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path, PureWindowsPath
 
 import pyarrow as pa
@@ -47,6 +48,30 @@ def test_webdataset(tmp_path: Path) -> None:
         ]
         assert items[0]["prompts"] == [POINT]
         shows(items, 4, 1, 3)
+
+
+@pytest.mark.parametrize("place", [0, 5, 200])
+def test_a_tar_that_is_damaged_between_two_images(tmp_path: Path, place: int) -> None:
+    write_members(tmp_path / "d.tar", {f"{number}.png": png(number) for number in range(3)})
+    content = bytearray((tmp_path / "d.tar").read_bytes())
+    with tarfile.open(tmp_path / "d.tar") as tar:
+        header = tar.getmembers()[1].offset
+    content[header + place] ^= 1
+    for damaged in (content, content[: header + 300]):  # a bad header, one that is cut off
+        (tmp_path / "d.tar").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"d\.tar is damaged, or no plain tar"):
+            list_items(str(tmp_path / "d.tar"))
+
+
+def test_a_tar_that_leaves_zeros_out(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("1.png")
+    header.size = 0
+    header.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1"}
+    header.pax_headers |= {"GNU.sparse.map": "8192,0", "GNU.sparse.size": "8192"}
+    with tarfile.open(tmp_path / "d.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(header)
+    with pytest.raises(InputError, match=r"1\.png in .*d\.tar is sparse: pack without -S"):
+        list_items(str(tmp_path / "d.tar"))
 
 
 def test_webdataset_with_two_images_of_a_key(tmp_path: Path) -> None:
@@ -143,6 +168,7 @@ def test_coco_without_prompts_asks_for_everything(tmp_path: Path, more: dict) ->
     ("annotation", "says"),
     [
         ({"image_id": 1, "bbox": []}, r"its bbox is no \[x, y, width, height\]: mend or remove"),
+        ({"image_id": 1, "bbox": [10**400, 2, 3, 4]}, "its bbox is no .*: mend or remove"),
         ({"image_id": 1, "keypoints": [3, 4]}, "its keypoints are no .*: mend or remove"),
         ({"image_id": 7, "bbox": [1, 2, 3, 4]}, "there is no image 7: mend or remove"),
         ({"bbox": [1, 2, 3, 4]}, "there is no image None: mend or remove"),
@@ -168,7 +194,7 @@ def test_coco(tmp_path: Path, pictures: Path) -> None:
     document = {
         "images": [{"id": i, "file_name": name} for i, name in names.items()],
         "annotations": [
-            {"image_id": 3, "bbox": [1, 2, 30, 40]},
+            {"image_id": 3, "bbox": ["1", "2", "30", "40"]},  # as texts, which some tools write
             {"image_id": 3, "keypoints": [3, 4, 2, 0, 0, 0]},
         ],
     }
@@ -179,6 +205,17 @@ def test_coco(tmp_path: Path, pictures: Path) -> None:
     shows(items, 0, 1)
     (tmp_path / "elsewhere.json").write_text(json.dumps(document))
     shows(listed(tmp_path / "elsewhere.json", str(pictures)), 0, 1)
+
+
+def test_no_chains_of_file_systems(tmp_path: Path) -> None:
+    # With an older fsspec this one runs code that is in its json.
+    name = "reference://1.png::https://example.org/1.json"
+    (tmp_path / "d.txt").write_text(f"{name}\n")
+    (tmp_path / "d.json").write_text(json.dumps({"images": [{"id": 1, "file_name": name}]}))
+    pq.write_table(pa.table({"path": [name]}), tmp_path / "d.parquet")
+    for suffix in ("txt", "json", "parquet"):
+        with pytest.raises(InputError, match="is a chain of file systems: write a path"):
+            list_items(str(tmp_path / f"d.{suffix}"))
 
 
 def test_a_parquet_without_images_says_what_it_has(tmp_path: Path) -> None:

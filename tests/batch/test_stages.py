@@ -174,6 +174,7 @@ def test_no_prompts_no_masks(tiny_sam: Sam) -> None:
         ({"path": "x"}, "image is a NoneType"),
         (np.zeros((4, 4), np.uint8), r"image has shape \(4, 4\)"),
         ("/missing.png", "/missing.png does not exist"),
+        ("zip://1.png::file:///d.zip", "is a chain of file systems: write a path or a plain URL"),
     ],
 )
 def test_rows_without_an_image(value: object, says: str) -> None:

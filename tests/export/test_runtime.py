@@ -120,6 +120,10 @@ def test_strangers_are_refused(exported: Export, tmp_path: Path) -> None:
         ("{", "is damaged"),
         (json.dumps({**metadata, "version": 99}), "of another version"),
         (json.dumps({"version": 1}), "is damaged"),
+        ("[" * 100_000, "is damaged"),
+        (json.dumps({**metadata, "mask_input_size": [64]}), "is damaged"),
+        (json.dumps({**metadata, "format": ["onnx"]}), r"names the format \['onnx'\]"),
+        (json.dumps({**metadata, "image_format": "BRG"}), "names the image_format 'BRG'"),
     ):
         (tmp_path / "metadata.json").write_text(text)
         with pytest.raises(InputError, match=message):

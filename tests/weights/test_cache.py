@@ -29,6 +29,11 @@ def test_folder_from_the_environment_knows_home(monkeypatch: pytest.MonkeyPatch)
     assert cache_folder() == Path.home() / "models"
 
 
+def test_folder_from_the_environment_knows_not_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPEDIT_SAM_CACHE", "~nobody-here/models")
+    assert cache_folder() == Path("~nobody-here/models").absolute()
+
+
 @pytest.mark.parametrize("value", [None, ""])
 def test_folder_is_the_platforms_by_default(
     monkeypatch: pytest.MonkeyPatch, value: str | None

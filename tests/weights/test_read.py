@@ -227,6 +227,7 @@ def test_compiled_network_is_refused(tmp_path) -> None:
         ({"a": torch.ones(2, dtype=torch.int8)}, "holds 'a' as torch.int8"),
         ({"a": torch.ones(2).to_sparse()}, "holds 'a' as"),
         ({"a": torch.ones(2, device="meta")}, "holds 'a' as"),
+        ({"a": torch.ones(1).expand(2**20, 2**20)}, "repeats the numbers of 'a'"),
         (
             {"fc.weight": torch.ones(2)},
             "is no SAM checkpoint: it holds",
@@ -236,6 +237,17 @@ def test_compiled_network_is_refused(tmp_path) -> None:
 def test_foreign_contents(tmp_path, contents, complaint) -> None:
     torch.save(contents, tmp_path / "sam.pth")
     assert complaint in complaint_of(tmp_path / "sam.pth")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors(tmp_path) -> None:
+    torch.save({"a": torch.nested.nested_tensor([torch.ones(2)])}, tmp_path / "sam.pth")
+    assert "holds 'a' as torch.float32" in complaint_of(tmp_path / "sam.pth")
+
+
+def test_nobody_s_home(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=r"~nobody-here/sam\.pth does not exist"):
+        read_weights("~nobody-here/sam.pth")
 
 
 class Malicious:

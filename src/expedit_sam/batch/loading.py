@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from expedit_sam.base_predictor import check_image
 from expedit_sam.batch.prompts import Prompt, prompts_of
-from expedit_sam.batch.readers import image_column, open_uri
+from expedit_sam.batch.readers import image_column, open_uri, unchained
 from expedit_sam.batch.sources import readable
 from expedit_sam.errors import InputError
 from expedit_sam.images import decode_image
@@ -45,7 +45,7 @@ def load_row(row: dict[str, Any], column: str) -> tuple[np.ndarray, list[Prompt]
     """
     value = row[column]
     if isinstance(value, str):
-        return load_item({"uri": value, "image": value, "prompts": prompts_of(row)})
+        return load_item({"uri": unchained(value), "image": value, "prompts": prompts_of(row)})
     if isinstance(value, dict):
         value = value.get("bytes")
     if isinstance(value, bytes):

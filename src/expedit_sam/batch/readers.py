@@ -39,8 +39,17 @@ def read_items(uri: str, name: str, images: str | None) -> Iterator[Item]:
 
 
 def open_uri(uri: str) -> AbstractContextManager[Any]:
-    """A file's bytes; in the name of a local one "::" is no chain of file systems."""
-    return fsspec.open(uri, "rb") if "://" in uri else Path(uri).open("rb")
+    """A file's bytes; in the name of a local one "::" is no chain of file systems.
+
+    Raises:
+        InputError: it is a pipe or a device, which may never end.
+    """
+    if "://" in uri:
+        return fsspec.open(uri, "rb")
+    path = Path(uri)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{uri} is no file: name an image or a data set")
+    return path.open("rb")
 
 
 def _file(uri: str, base: str, name: str) -> Iterator[Item]:
@@ -100,14 +109,14 @@ def _annotated(annotation: dict[str, Any], where: str) -> list[Prompt]:
     form = "bbox is no [x, y, width, height]"
     try:
         if "bbox" in annotation:
-            x, y, width, height = annotation["bbox"]
+            x, y, width, height = map(float, annotation["bbox"])
             return [box_prompt((x, y, x + width, y + height))]
         form = "keypoints are no [x, y, visible, ...]"
         numbers = annotation.get("keypoints", [])
         triples = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
         points = [(x, y) for x, y, visible in triples if visible]
         return [points_prompt(points, [1] * len(points))] if points else []
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{where}: its {form}: mend or remove it") from None
 
 
@@ -127,10 +136,15 @@ def _tar(uri: str, base: str, name: str) -> Iterator[Item]:
                     if not member.isfile() or own_name.startswith("."):  # ._k.jpg of a Mac
                         continue
                     if is_image_name(own_name):
+                        if member.issparse():  # its bytes do not lie together
+                            raise InputError(f"{member.name} in {uri} is sparse: pack without -S")
                         place = {"uri": uri, "offset": member.offset_data, "size": member.size}
                         images[member.name] = {"image": f"{name}/{member.name}", **place}
                     elif suffix == ".json" and (text := tar.extractfile(member)):
                         prompts[key] = _described(text.read(), f"{member.name} in {uri}")
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile ends at a damaged header
+                    raise tarfile.ReadError
         except InputError:
             raise
         except (tarfile.TarError, ValueError) as error:
@@ -200,7 +214,19 @@ def image_column(schema: pa.Schema) -> str:
 
 def _below(base: str, name: str) -> str:
     """A name in a file as a URI: relative ones start from the base."""
+    name = unchained(name)
     return name if "://" in name or Path(name).is_absolute() else f"{base.rstrip('/')}/{name}"
+
+
+def unchained(name: str) -> str:
+    """The name itself, unless it is a chain of file systems, which could run code of its author.
+
+    Raises:
+        InputError: it is.
+    """
+    if "::" in name and "://" in name:  # reference:// renders templates, unguarded in older fsspec
+        raise InputError(f"{name} is a chain of file systems: write a path or a plain URL")
+    return name
 
 
 _READERS: dict[str, Callable[[str, str, str], Iterator[Item]]] = {

@@ -13,7 +13,7 @@ from expedit_sam.demo.compare_tab import compare_tab
 from expedit_sam.demo.everything_tab import everything_tab
 from expedit_sam.demo.inside_tab import inside_tab
 from expedit_sam.demo.networks import Networks
-from expedit_sam.demo.pictures import example_files, read_picture
+from expedit_sam.demo.pictures import check_uploaded, example_files, read_picture
 from expedit_sam.demo.shared import CHOOSE_FIRST, INSTANT, Session, Shared, failed
 from expedit_sam.hourglass import PRESETS
 
@@ -28,7 +28,7 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
 
     Arguments:
         networks: what it offers.
-        folder: where files to download are written.
+        folder: of uploads, where files to download are written too.
     """
     with gr.Blocks(
         title="Expedit-SAM",
@@ -81,6 +81,7 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
                 session.choose(None)
                 return [session, CHOOSE_FIRST]
             try:
+                check_uploaded(upload["path"], folder)
                 picture = read_picture(upload["path"])
             except Exception as error:
                 session.choose(None)

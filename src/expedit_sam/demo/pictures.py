@@ -97,6 +97,16 @@ class Picture:
         return f"{width} x {height} pixels, shown at {shown[1]} x {shown[0]}"
 
 
+def check_uploaded(path: str, folder: Path) -> None:
+    """Raise ``InputError`` unless a file is in the folder of uploads, or an example.
+
+    Gradio looks only at files that a request calls uploads, and a request can name any.
+    """
+    place = Path(path).resolve()
+    if not any(place.is_relative_to(allowed.resolve()) for allowed in (folder, _EXAMPLES)):
+        raise InputError("This is no upload: choose a picture.")
+
+
 def read_picture(path: str | Path) -> Picture:
     """Read an uploaded file.
 

@@ -17,6 +17,8 @@ PRECISIONS = ("float32", "float16", "int8")
 DIGEST_KEY = "expedit_sam_weights"
 VERSION = 1
 
+_LENGTHS = {"pixel_mean": 3, "pixel_std": 3, "embedding_shape": 3, "mask_input_size": 2}
+_NAMES = {"format": (*FORMATS,), "model": (*RECOMMENDED,), "image_format": ("RGB", "BGR")}
 _REMEDY = "name a folder that 'expedit-sam export' wrote"
 
 
@@ -71,21 +73,20 @@ def read_metadata(folder: Path) -> Metadata:
         raise InputError(f"{path} does not exist: {_REMEDY}") from None
     except NotADirectoryError:
         raise InputError(f"{folder} is no folder: {_REMEDY}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: export again") from error
     if not isinstance(values, dict) or values.get("version") != VERSION:
         raise InputError(f"{path} is of another version than {VERSION}: export again")
     if values.keys() != {field.name for field in fields(Metadata)}:
         raise InputError(f"{path} is damaged: export again")
-    for name in ("pixel_mean", "pixel_std", "embedding_shape", "mask_input_size"):
-        if not isinstance(values[name], list):
+    for name, length in _LENGTHS.items():
+        if not isinstance(values[name], list) or len(values[name]) != length:
             raise InputError(f"{path} is damaged: export again")
         values[name] = tuple(values[name])
-    metadata = Metadata(**values)
-    for name, known in (("format", FORMATS), ("model", RECOMMENDED)):
-        if (value := getattr(metadata, name)) not in known:
-            raise InputError(f"{path} names the {name} {value!r}: export again")
-    return metadata
+    for name, known in _NAMES.items():
+        if values[name] not in known:
+            raise InputError(f"{path} names the {name} {values[name]!r}: export again")
+    return Metadata(**values)
 
 
 def graph_path(folder: Path, part: str, format: str) -> Path:

@@ -19,7 +19,8 @@ def cache_folder() -> Path:
     """The platform's cache folder, or the one that EXPEDIT_SAM_CACHE names."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        known = os.path.expanduser(chosen)  # noqa: PTH111  (Path's raises at unknown users)
+        return Path(known).absolute()
     return platformdirs.user_cache_path("expedit-sam", appauthor=False)
 
 

@@ -94,7 +94,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         CheckpointError: the file is missing, damaged, of another format, wants to run code, or
             holds something else than finite numbers.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # noqa: PTH111  (Path's raises at unknown users)
     if (path / WEIGHTS_FILE).is_file():
         path = path / WEIGHTS_FILE
     contents = _read_safetensors(path) if _is_safetensors(path) else _read_pytorch(path)
@@ -161,11 +161,13 @@ def _float32(path: Path, name: object, value: object) -> Tensor:
         raise CheckpointError(
             f"{path} holds {name!r}, which names no tensor: save the network's state_dict() alone"
         )
-    ordinary = value.layout is torch.strided and value.device.type == "cpu"
+    ordinary = value.layout is torch.strided and value.device.type == "cpu" and not value.is_nested
     if not ordinary or not value.is_floating_point():
         raise CheckpointError(
             f"{path} holds {name!r} as {value.dtype}: convert it to float32 weights"
         )
+    if value.nbytes > value.untyped_storage().nbytes():  # a few numbers can stand for terabytes
+        raise CheckpointError(f"{path} repeats the numbers of {name!r}: save contiguous tensors")
     value = value.detach().float().contiguous()
     if not value.sum().isfinite():  # a single pass; an infinity or NaN never sums to a number
         raise CheckpointError(f"{path} holds NaN or infinity in {name!r}: {_AGAIN}")
