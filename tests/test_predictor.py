@@ -11,6 +11,7 @@ from torch import nn
 from expedit_sam.errors import InputError
 from expedit_sam.model.sam import Sam
 from expedit_sam.predictor import SamPredictor
+from expedit_sam.transforms import ResizeLongestSide
 from tests.conftest import golden_file, golden_sam
 
 
@@ -279,3 +280,69 @@ def test_reduced_precision_gives_arrays(tiny_sam: Sam, photo: np.ndarray, how: s
     assert masks.dtype == bool
     assert {x.dtype for x in (scores, logits, with_logits, *asked[:2])} == {np.dtype(np.float32)}
     assert np.isfinite(logits).all()
+
+
+def test_an_image_is_forgotten_once_another_is_encoded(
+    tiny_sam: Sam, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clicks: list[int] = []
+
+    class Clicked(SamPredictor):
+        def reset_image(self) -> None:
+            super().reset_image()
+            clicks.clear()
+
+    predictor = Clicked(tiny_sam)
+    predictor.set_image(photo)
+    clicks.append(1)
+    with pytest.raises(InputError):
+        predictor.set_image(photo[..., 0])
+    assert clicks
+    predictor.get_image_embedding()
+    predictor.set_image(photo)
+    assert not clicks
+    monkeypatch.setattr(tiny_sam.image_encoder, "forward", no_memory)
+    with pytest.raises(MemoryError):
+        predictor.set_image(photo)
+    with pytest.raises(RuntimeError, match="no image is set"):
+        predictor.predict(box=np.array([5, 5, 40, 30]))
+
+
+def no_memory(pixels: torch.Tensor) -> None:
+    raise MemoryError
+
+
+def test_a_prompt_encoder_of_ones_own(predictor: SamPredictor) -> None:
+    class Own(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner, self.get_dense_pe = inner, inner.get_dense_pe
+
+        def forward(self, **given: object) -> object:
+            return self.inner(**given)
+
+    points, box = np.array([[20.0, 20.0]]), np.array([5, 5, 40, 30])
+    low_res = predictor.predict(box=box, multimask_output=False)[2]
+    expected = predictor.predict(box=box, mask_input=low_res)[2]
+    asked = predictor.ask_each(points, -np.inf)[0]
+    predictor.model.prompt_encoder = Own(predictor.model.prompt_encoder)
+    other = SamPredictor(predictor.model)
+    other.set_features(predictor.features, predictor.input_size, predictor.original_size)
+    np.testing.assert_array_equal(other.predict(box=box, mask_input=low_res)[2], expected)
+    np.testing.assert_array_equal(other.ask_each(points, -np.inf)[0], asked)
+
+
+def test_a_network_that_changes_its_image_format(tiny_sam: Sam, photo: np.ndarray) -> None:
+    class Built(SamPredictor):
+        def __init__(self, sam: Sam) -> None:  # as the original's, not calling ours
+            self.model, self.transform = sam, ResizeLongestSide(sam.image_encoder.img_size)
+            self.reset_image()
+
+    for kind in (SamPredictor, Built):
+        tiny_sam.image_format = "RGB"
+        predictor = kind(tiny_sam)
+        predictor.set_image(photo)
+        expected = predictor.get_image_embedding()
+        tiny_sam.image_format = "BGR"
+        predictor.set_image(photo, "BGR")
+        assert torch.equal(predictor.get_image_embedding(), expected)

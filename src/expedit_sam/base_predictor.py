@@ -20,24 +20,25 @@ class BasePredictor(ABC):
 
     Arguments:
         img_size: side of the network's square input in pixels.
-        network_format: order of the channels it takes, "RGB" or "BGR".
-        mask_input_size: (h, w) of its low-res logits.
     """
 
     features: Any
     original_size: tuple[int, int]
     input_size: tuple[int, int]
 
-    def __init__(
-        self,
-        img_size: int,
-        network_format: str,
-        mask_input_size: tuple[int, int],
-    ) -> None:
+    def __init__(self, img_size: int) -> None:
         self.transform = ResizeLongestSide(img_size)
-        self.network_format = network_format
-        self.mask_input_size = mask_input_size
         self.reset_image()
+
+    @property
+    @abstractmethod
+    def network_format(self) -> str:
+        """Order of the channels that the network takes, "RGB" or "BGR"."""
+
+    @property
+    @abstractmethod
+    def mask_input_size(self) -> tuple[int, int]:
+        """(h, w) of the network's low-res logits."""
 
     @property
     @abstractmethod
@@ -45,7 +46,7 @@ class BasePredictor(ABC):
         """Logits above it belong to a mask."""
 
     def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
-        """Encode an image for ``predict``.
+        """Encode an image for ``predict``. The one before is forgotten, even if encoding fails.
 
         Arguments:
             image: HxWx3 uint8, 0 to 255.
@@ -55,6 +56,7 @@ class BasePredictor(ABC):
             InputError: the array is no such image, or the format is unknown.
         """
         resized = self._scale(image, image_format)
+        self.reset_image()
         (features,) = self.encode_scaled([resized])
         self.set_features(features, resized.shape[:2], image.shape[:2])
 
@@ -82,6 +84,7 @@ class BasePredictor(ABC):
         size = self.images_at_once
         scaled = read_ahead(((image, self._scale(image, image_format)) for image in images), size)
         while group := list(itertools.islice(scaled, size)):
+            self.reset_image()
             features = self.encode_scaled([resized for _, resized in group])
             for (image, resized), own in zip(group, features, strict=True):
                 self.set_features(own, resized.shape[:2], image.shape[:2])

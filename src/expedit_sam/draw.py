@@ -51,7 +51,7 @@ def overlay(
     owner = np.zeros(image.shape[:2], np.int32)  # of each pixel: the mask's number, 0 for none
     outlines = []
     encoded = [run_lengths(mask) for mask in masks]
-    for index in np.argsort([-coco.area(rle).item() for rle in encoded], stable=True).tolist():
+    for index in np.argsort([-coco.area(rle).item() for rle in encoded], kind="stable").tolist():
         size = tuple(encoded[index]["size"])
         if size != owner.shape:
             raise InputError(

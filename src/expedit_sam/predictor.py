@@ -16,6 +16,7 @@ from expedit_sam.errors import InputError
 from expedit_sam.model.mask_decoder import MaskDecoder, PreparedImage
 from expedit_sam.model.sam import Sam, masks_of
 from expedit_sam.model.untouched import is_own
+from expedit_sam.modes import is_autocasting
 from expedit_sam.transforms import seen_logits
 
 _IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
@@ -43,11 +44,18 @@ class SamPredictor(BasePredictor):
     def __init__(self, sam_model: Sam) -> None:
         keep_freed_memory()
         self.model = sam_model
-        super().__init__(
-            sam_model.image_encoder.img_size,
-            sam_model.image_format,
-            sam_model.prompt_encoder.mask_input_size,
-        )
+        super().__init__(sam_model.image_encoder.img_size)
+
+    @property
+    def network_format(self) -> str:
+        return self.model.image_format
+
+    @property
+    def mask_input_size(self) -> tuple[int, int]:
+        # Somebody's own prompt encoder need not tell; SAM's patches are 16 pixels wide.
+        side = self.transform.target_length // 16
+        height, width = getattr(self.model.prompt_encoder, "image_embedding_size", (side, side))
+        return 4 * height, 4 * width
 
     @property
     def mask_threshold(self) -> float:
@@ -92,6 +100,7 @@ class SamPredictor(BasePredictor):
             raise InputError(
                 f"set_torch_image got shape {shape}; it must be 1x3xHxW with longest side {side}"
             )
+        self.reset_image()
         features = self.model.image_encoder(self.model.preprocess(transformed_image))
         self.set_features(features, shape[2:], tuple(map(int, original_image_size)))
 
@@ -162,22 +171,24 @@ class SamPredictor(BasePredictor):
     def _prepared(self, dense: Tensor) -> PreparedImage:
         """The embedding as prompts without a mask input meet it; made once an image."""
         tensors = [self.features]
-        for part in (self.model.mask_decoder, self.model.prompt_encoder):
-            for module in part.modules():
-                kept = (*module._parameters.values(), *module._buffers.values())
-                tensors += [tensor for tensor in kept if tensor is not None]
-        state = self._state(tensors)
-        if self._known is None or self._known.state != state:
+        parts = (self.model.mask_decoder, self.model.prompt_encoder)
+        modules = [module for part in parts for module in part.modules()]
+        for module in modules:
+            kept = (*module._parameters.values(), *module._buffers.values())
+            tensors += [tensor for tensor in kept if tensor is not None]
+        state = [*modules, *self._state(tensors)]
+        known = self._known
+        if known is None or known.state != state:
             positions = self.model.prompt_encoder.get_dense_pe()
             prepared = self.model.mask_decoder.prepare(self.features, positions, dense)
             # They are held, so that no others can come to lie where they are.
-            self._known = _Known(tensors, state, prepared)
-        return self._known.prepared
+            self._known = known = _Known(tensors, state, prepared)
+        return known.prepared
 
     def _state(self, tensors: Sequence[Tensor]) -> list[Any]:
         """Differs once what an image was prepared from does, or how it is used."""
         versions = [(x.data_ptr(), None if x.is_inference() else x._version) for x in tensors]
-        return [*versions, torch.is_autocast_enabled(self.device.type)]
+        return [*versions, is_autocasting(self.device.type)]
 
     def reset_image(self) -> None:
         super().reset_image()
@@ -196,9 +207,7 @@ class SamPredictor(BasePredictor):
             passing = (iou > least_iou).cpu().numpy()
             return _array(logits)[passing], _array(iou)[passing], passing.nonzero()[0]
         sparse, dense = self.model.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
-        seen = seen_logits(
-            self.model.prompt_encoder.mask_input_size, self.transform.target_length, self.input_size
-        )
+        seen = seen_logits(self.mask_input_size, self.transform.target_length, self.input_size)
         logits, iou, numbers = self.model.mask_decoder.predict_confident(
             self._prepared(dense), sparse, least_iou, seen
         )

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expedit_sam.modes import is_transforming
+
 
 def _onednn_is_faster() -> bool:
     """Whether oneDNN multiplies float32 faster on this CPU than MKL, which PyTorch asks.
@@ -84,7 +86,7 @@ def _is_for_onednn(x: Tensor) -> bool:
         _ONEDNN_IS_FASTER
         # A graph, and whatever counts or rewrites operations, is to see a linear layer.
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and not torch._C._len_torch_dispatch_stack()
+        and not (torch._C._len_torch_dispatch_stack() or is_transforming())
         and (x.dtype, x.device.type) == (torch.float32, "cpu")
         # The operator knows neither.
         and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))

@@ -139,6 +139,7 @@ def test_box_to_width_and_height() -> None:
         found, expected = amg.box_xyxy_to_xywh(box), theirs().box_xyxy_to_xywh(box)
         assert found.tolist() == expected.tolist()
         assert box.tolist() == before
+    assert amg.box_xyxy_to_xywh([1, 2, 5, 9]) == theirs().box_xyxy_to_xywh([1, 2, 5, 9])
 
 
 @given(st.integers(1, 5), st.integers(0, 12))

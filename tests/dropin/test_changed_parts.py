@@ -77,6 +77,38 @@ def wrap(owner: Any, name: str, wrapper: type[nn.Module] = Wrapped) -> None:
     setattr(owner, name, wrapper(getattr(owner, name)))
 
 
+class OnlyLinear(Tensor):
+    """A weight for linear layers and nothing else, as torchao's quantized ones are."""
+
+    @staticmethod
+    def __new__(cls, weight: Tensor) -> OnlyLinear:
+        return Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["weight"], None
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is nn.functional.linear:
+            return func(args[0], args[1].weight, *args[2:])
+        return super().__torch_function__(func, types, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, *_: Any) -> Any:
+        raise NotImplementedError(func)
+
+
+def quantize(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer._parameters["weight"] = OnlyLinear(0.5 * layer.weight.detach())  # type: ignore
+
+
 ENCODER_CHANGES: dict[str, Change] = {
     "block, its forward": lambda e: halve(e.blocks[0]),
     "block, its class": lambda e: halve_class(e.blocks[1]),
@@ -97,6 +129,8 @@ ENCODER_CHANGES: dict[str, Change] = {
     "norm2 for nothing": lambda e: setattr(e.blocks[2], "norm2", nn.Identity()),
     "patches, wrapped": lambda e: wrap(e, "patch_embed"),
     "neck, wrapped": lambda e: wrap(e, "neck"),
+    "weights, quantized": quantize,
+    "attention, its scale": lambda e: setattr(e.blocks[1].attn, "scale", 1.0),
 }
 
 
@@ -203,6 +237,7 @@ DECODER_CHANGES: dict[str, Change] = {
         0, Wrapped(d.output_upscaling[0])
     ),
     "scores, wrapped": lambda d: wrap(d, "iou_prediction_head"),
+    "weights, quantized": quantize,
 }
 
 
@@ -274,6 +309,7 @@ FINE_TUNING: dict[str, Callable[[SamPredictor], object]] = {
         "weight",
         nn.Parameter(p.model.mask_decoder.mask_tokens.weight * 0.5),
     ),
+    "an activation": lambda p: p.model.mask_decoder.output_upscaling.__setitem__(4, nn.Tanh()),
     "features": lambda p: p.features.mul_(0.5),
     "positions": lambda p: p.model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.mul_(
         0.5
@@ -301,6 +337,23 @@ def test_what_was_prepared_from_an_image_follows(
     expected, found = (predictor.predict(**POINT)[2] for predictor in predictors)
     close(torch.from_numpy(found), torch.from_numpy(expected))
     assert np.abs(found - before[1]).max() > 1e-3
+
+
+def test_a_network_for_images_of_another_size(
+    original: ModuleType, both: tuple[Any, Any], image: np.ndarray
+) -> None:
+    results = []
+    for sam, kind in zip(both, (original.SamPredictor, SamPredictor), strict=True):
+        encoder, prompts = sam.image_encoder, sam.prompt_encoder
+        encoder.img_size = 192
+        encoder.pos_embed = nn.Parameter(encoder.pos_embed.detach().repeat(1, 2, 2, 1)[:, :12, :12])
+        prompts.image_embedding_size, prompts.input_image_size = (12, 12), (192, 192)
+        predictor = kind(sam)
+        predictor.set_image(image)
+        low_res = predictor.predict(**POINT, multimask_output=False)[2]
+        results.append(torch.from_numpy(predictor.predict(**POINT, mask_input=low_res)[2]))
+    assert results[0].shape == (3, 48, 48)
+    close(results[1], results[0])
 
 
 def test_one_prompt_for_many_images(both: tuple[Any, Any]) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from functools import partial
 
 import pytest
@@ -43,6 +45,22 @@ def test_each_piece_of_the_encoder_is_one_graph(monkeypatch: pytest.MonkeyPatch)
     )
     for one, other in zip(compiled, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * other.abs().max())
+
+
+@pytest.mark.usefixtures("tiny_vit_s")
+def test_a_compiled_network_is_copied_and_pickled() -> None:
+    sam = build_sam(checkpoint="random", compiled=True)
+    for other in (copy.deepcopy(sam), pickle.loads(pickle.dumps(sam))):
+        assert other.image_encoder.steps is not None
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_encoder_is_one_graph(tiny_sam: Sam) -> None:
+    pixels = torch.randn(1, 3, 320, 320)
+    compiled = torch.compile(tiny_sam.image_encoder, fullgraph=True, backend="eager")
+    expected = tiny_sam.image_encoder(pixels)
+    torch.testing.assert_close(compiled(pixels), expected, rtol=0, atol=1e-4 * expected.abs().max())
 
 
 def _embeddings(sam: Sam, pixels: Tensor, settings: tuple[Hourglass | None, ...]) -> list[Tensor]:

@@ -70,6 +70,16 @@ def test_a_layer_takes_any_shape_and_keeps_the_type() -> None:
 
 @needs_vnni
 @torch.no_grad()
+def test_sums_may_be_larger_than_half_precision_holds() -> None:
+    layer = Int8Linear(a_layer(inputs=2000))
+    x = torch.cat([torch.randn(3, 2000), torch.zeros(1, 2000)])
+    expected, found = layer(x), layer.half()(x.half())
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=0.01)
+
+
+@needs_vnni
+@torch.no_grad()
 def test_zeros_give_the_bias_and_nan_stays_nan() -> None:
     layer = Int8Linear(a_layer())
     assert torch.equal(layer(torch.zeros(1, 24))[0], layer.bias)

@@ -44,9 +44,11 @@ class Scaler(BasePredictor):
     """
 
     mask_threshold = 0.0
+    network_format = "RGB"
+    mask_input_size = (0, 0)
 
     def __init__(self, side: int) -> None:
-        super().__init__(side, "RGB", (0, 0))
+        super().__init__(side)
         self.crops: list[np.ndarray] = []
 
     def ask_each(self, points: np.ndarray, least_iou: float) -> Answer:

@@ -68,7 +68,7 @@ def is_box_near_crop_edge(
 def box_xyxy_to_xywh(box_xyxy: Any) -> Any:
     """(x0, y0, x1, y1) to (x0, y0, width, height)."""
     box = deepcopy(box_xyxy)
-    box[2:] -= box[:2]
+    box[2], box[3] = box[2] - box[0], box[3] - box[1]
     return box
 
 

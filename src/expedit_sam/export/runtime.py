@@ -53,8 +53,16 @@ class SamPredictor(BasePredictor):
             raise InputError(
                 f"{place} holds an encoder and a decoder of different networks: export again"
             )
-        height, width = meta.mask_input_size
-        super().__init__(meta.img_size, meta.image_format, (height, width))
+        super().__init__(meta.img_size)
+
+    @property
+    def network_format(self) -> str:
+        return self.metadata.image_format
+
+    @property
+    def mask_input_size(self) -> tuple[int, int]:
+        height, width = self.metadata.mask_input_size
+        return height, width
 
     @property
     def mask_threshold(self) -> float:

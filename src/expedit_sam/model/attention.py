@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from expedit_sam.hourglass.contraction import ClusterTraits
 from expedit_sam.model.layers import call_linear
 from expedit_sam.model.untouched import is_untouched
+from expedit_sam.modes import is_transforming
 from expedit_sam.products import add_row_products, linear, row_products
 
 # Scores that are worked on at a time: for each CPU thread (2 MB, a core's own cache), by a GPU.
@@ -94,6 +95,9 @@ def attend_grid(
     qkv = _pad_to_windows(call_linear(attention.qkv, x), window, fill)
     padded_size = (int(qkv.shape[1]), int(qkv.shape[2]))
     q, k, v = _sequences(qkv, window, heads)
+    usual = int(k.shape[-1]) ** -0.5
+    if (scale := getattr(attention, "scale", usual)) != usual:
+        k = k * (scale / usual)  # positions are not scaled
     key_bias = None
     if traits is not None and traits.log_sizes is not None:
         key_bias = _of_sequences(traits.log_sizes.to(q.dtype), window, heads, fill=0)
@@ -139,7 +143,7 @@ def attend_sequences(
     # One piece of memory serves all steps, unless gradients will ask for what each step made.
     learns = q.requires_grad or any(table.requires_grad for table in tables)
     # The tracer runs a module with gradients and compares it without.
-    keep = (torch.is_grad_enabled() and learns) or torch.jit.is_tracing()
+    keep = (torch.is_grad_enabled() and learns) or torch.jit.is_tracing() or is_transforming()
     memory = None if keep else q.new_empty(together * rows * width * length)
     out = torch.empty_like(q).unflatten(1, window)
     for some in _slices(len(q), together):
@@ -189,7 +193,9 @@ def _position_scores(
 
 def _step(sequences: int, window: tuple[int, int], device_type: str) -> tuple[int, int]:
     """How many sequences, and how many rows of their queries, to attend from at a time."""
-    threads = torch.get_num_threads() if device_type == "cpu" else 1
+    # A compiler cannot ask for their number, and divides the work itself.
+    on_cpu = device_type == "cpu" and not torch.compiler.is_compiling()
+    threads = torch.get_num_threads() if on_cpu else 1
     budget = threads * _SCORES_PER_STEP.get(device_type, _SCORES_PER_STEP["cuda"])
     height, width = window
     length = height * width

@@ -27,11 +27,22 @@ def compile_encoder(encoder: ImageEncoderViT) -> None:
         InputError: a block's forward pass is not ours.
     """
     encoder.require_own_blocks(0)
+    encoder.steps = _compiled_steps()
+
+
+class _CompiledSteps(Steps):
+    """Copied and pickled as what is to be compiled again."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _compiled_steps, ()
+
+
+def _compiled_steps() -> Steps:
     # Each setting, number of images and kind of block counts as one.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
     compiled = partial(torch.compile, fullgraph=True, dynamic=False)
     run = compiled(_run_block)
-    encoder.steps = Steps(run, run, compiled(contract), compiled(Contraction.expand))
+    return _CompiledSteps(run, run, compiled(contract), compiled(Contraction.expand))
 
 
 def _run_block(

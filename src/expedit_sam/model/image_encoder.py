@@ -16,6 +16,7 @@ from expedit_sam.hourglass.settings import Hourglass, fitting
 from expedit_sam.model.block import Block, clustering_window, run_block
 from expedit_sam.model.layers import LayerNorm2d
 from expedit_sam.model.untouched import is_own, is_untouched
+from expedit_sam.modes import is_autocasting
 
 
 class ImageEncoderViT(nn.Module):
@@ -201,7 +202,7 @@ def encode(
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
     """Which cluster is near is decided in the tokens' own precision."""
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+    if is_autocasting(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 

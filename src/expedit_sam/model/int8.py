@@ -71,12 +71,13 @@ class Int8Linear(nn.Module):
         """
         if x.requires_grad and torch.is_grad_enabled():
             raise InputError("an int8 encoder has no gradients: build it in float32")
-        tokens, scale = _rounded(x.flatten(0, -2))
+        # Sums of products reach beyond float16.
+        tokens, scale = _rounded(x.flatten(0, -2).float())
         products = torch._int_mm(tokens, self.weight.T).to(scale.dtype)
         products.mul_(scale).mul_(self.scale)
         if self.bias is not None:
             products.add_(self.bias)
-        return products.unflatten(0, x.shape[:-1])
+        return products.unflatten(0, x.shape[:-1]).to(x.dtype)
 
 
 @cache

@@ -15,6 +15,7 @@ from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
 from expedit_sam.model.layers import MLP, LayerNorm2d, LogitFilter
 from expedit_sam.model.shared_image import SharedImage, SharedTokens
 from expedit_sam.model.upscaling import Upscaling
+from expedit_sam.modes import is_autocasting, is_transforming
 
 _PROMPTS_PER_STEP = 16
 
@@ -166,7 +167,7 @@ class MaskDecoder(nn.Module):
         # Sums of squares need float32; what autograd needs is not kept.
         may_share = (
             image.dtype == torch.float32
-            and not torch.is_autocast_enabled(image.device.type)
+            and not (is_autocasting(image.device.type) or is_transforming())
             and not torch.is_grad_enabled()
             and len(image) == len(positions) == 1
         )

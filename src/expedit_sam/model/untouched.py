@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 # Where the forward passes are written that are known here.
 _KNOWN = ("expedit_sam.", "torch.nn.modules.")
+_PLAIN = {nn.Parameter, Tensor, type(None)}
 
 
 def is_own(thing: object, method: str) -> bool:
@@ -16,14 +17,20 @@ def is_own(thing: object, method: str) -> bool:
 
 
 def is_untouched(module: nn.Module) -> bool:
-    """Whether calling a module is running its own forward pass, and no hooks beside it."""
+    """Whether calling a module is running its own forward pass on tensors, and no hooks beside."""
     hooks = (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
     )
-    return not hooks and is_own(module, "forward")
+    return not hooks and is_own(module, "forward") and not _has_wrapped_weights(module)
+
+
+def _has_wrapped_weights(module: nn.Module) -> bool:
+    """Whether a weight is a tensor in name only, such as torchao's quantized ones."""
+    kinds = set(map(type, module._parameters.values()))
+    return not kinds <= _PLAIN and any(hasattr(kind, "__tensor_flatten__") for kind in kinds)
 
 
 def are_untouched(module: nn.Module) -> bool:
