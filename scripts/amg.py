@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from expedit_sam import SamAutomaticMaskGenerator
+from expedit_sam.cli.everything import image_fault
 from expedit_sam.cli.original_format import write_folder, write_json
 from expedit_sam.cli.original_options import (
     add_options,
@@ -45,8 +46,8 @@ def main() -> int:
         print(f"Processing '{image}'...", flush=True)
         try:
             _write_masks(generator, image, options.output / name)
-        except InputError as error:
-            failed = _fault(error)
+        except Exception as error:
+            failed = _fault(image_fault(error, image))
     print("Done!")
     return failed
 

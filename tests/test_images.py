@@ -282,6 +282,21 @@ def test_pipes_are_passed_over(tree: Path) -> None:
     assert find_images([tree]) == sorted([*images, tree / "d.png"])
 
 
+def test_a_locked_folder_is_found_and_reported(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked, scandir = tree / "sub", os.scandir
+
+    def refusing(path: str) -> object:
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert find_images([tree]) == [tree / name for name in ("a.PNG", "b.jpg", "out/e.png", "sub")]
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked)
+    monkeypatch.setattr(Path, "open", lambda path, mode: refusing(str(path)))
+    assert "cannot be opened: allow reading it" in refusal(locked)
+
+
 def test_results_are_not_searched(tree: Path) -> None:
     names = {path.name for path in find_images([tree], without=tree / "sub" / ".." / "out")}
     assert names == {"a.PNG", "b.jpg", "c.jpeg"}

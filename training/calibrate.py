@@ -1,6 +1,6 @@
 """Set what training photos cannot tell a ``vit_s``: how large its masks are, how sure it may be.
 
-    python training/calibrate.py --data ../shared/data --checkpoint average.pt --out calibrated.pt
+    python training/calibrate.py --data data --checkpoint average.pt --out calibrated.pt
 
 The network knows its training photos so well that it hardly ever doubts there. Elsewhere it does,
 and a mask of all that is likelier in than out is then smaller than the mask of the highest expected

@@ -43,10 +43,10 @@ class Photo:
 
 
 def read_photos(folder: Path) -> list[Photo]:
-    return [
-        Photo(path, np.load(path.with_suffix(".npz"))["segmentations"])
-        for path in sorted(folder.glob("*.jpg"))
-    ]
+    paths = sorted(folder.glob("*.jpg"))
+    if not paths:
+        raise SystemExit(f"no photos in {folder}: --data names the folder that holds bsds500/")
+    return [Photo(path, np.load(path.with_suffix(".npz"))["segmentations"]) for path in paths]
 
 
 def network_pixels(photo: Photo, side: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Mean IoU of a ``vit_s`` with human regions of bsds500/val, from a click, a box, three clicks.
 
-    python training/evaluate.py --data ../shared/data [--weights FILE] [--photos 100]
+    python training/evaluate.py --data data [--weights FILE] [--photos 100]
 
 Every region of every annotator that covers at least 0.1 % of its photo counts once. The click is
 the region's most interior point. IoU is taken at the photo's own resolution.
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from data import Photo, box_of, most_interior_click, network_pixels, read_photos
-from packaged import PACKAGED, read_packaged
+from packaged import PACKAGED, read_sam
 from torch import Tensor
 
 from expedit_sam.model.sam import Sam
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
 
-    sam = read_packaged(options.weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    sam = read_sam(options.weights).to("cuda" if torch.cuda.is_available() else "cpu")
     photos = read_photos(options.data / "bsds500" / "val")[: options.photos]
     with ThreadPoolExecutor(
         options.threads, initializer=torch.set_num_threads, initargs=(1,)

@@ -1,6 +1,6 @@
 """Write the packaged ``vit_s`` from a training checkpoint.
 
-python training/export.py --data ../shared/data --checkpoint training/cache/672/checkpoint.pt
+python training/export.py --data data --checkpoint training/cache/run/checkpoint.pt
 """
 
 from __future__ import annotations

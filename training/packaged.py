@@ -41,9 +41,10 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale.float()).round().clamp(-127, 127).to(torch.int8), scale
 
 
-def read_packaged(path: Path) -> Sam:
+def read_sam(path: Path) -> Sam:
+    """The network of a packaged file, or of a training checkpoint."""
     sam = new_sam(ARCHITECTURES["vit_s"])
-    sam.load_state_dict(read_quantized(path))
+    sam.load_state_dict(read_weights(path))
     return sam
 
 

@@ -1,6 +1,6 @@
 """Train ``vit_s``, all of it, as SAM is trained, on BSDS500.
 
-    python training/train.py --data ../shared/data --out training/cache/run
+    python training/train.py --data data --out training/cache/run
 
 Called again, it goes on from the last checkpoint in ``out``. A fresh run starts from ``--start``,
 a checkpoint or the packaged file, else from DINOv2's encoder and a fresh decoder.

@@ -60,7 +60,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         InputError: there is no such file, or it is no image that can be read whole.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and os.access(path, os.R_OK):
         raise InputError(f"{path} is a folder: name an image file in it")
     try:
         with path.open("rb") as file:
@@ -107,7 +107,7 @@ def find_images(
 
     A file is taken whatever its name; folders are searched with all their subfolders and what
     links lead to, in order of names, for files with an image's suffix. Hidden files and folders
-    are passed over.
+    are passed over; a folder that cannot be searched is among the files, for reading it to say so.
 
     ::
 
@@ -140,9 +140,13 @@ def is_image_name(name: str) -> bool:
 
 def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
     """The images below a folder, sorted, but for those below ``without``."""
-    images = []
+    images: list[Path] = []
     seen = {os.path.realpath(path) for path in (folder, without or folder)}
-    for place, folders, files in os.walk(folder, followlinks=True):
+
+    def keep_locked(error: OSError) -> None:
+        images.append(Path(error.filename))
+
+    for place, folders, files in os.walk(folder, onerror=keep_locked, followlinks=True):
         new = {
             name: path
             for name in folders

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -214,6 +215,27 @@ def test_a_bad_image_among_good_ones(run: Callable, tmp_path: Path, photo_file: 
     assert "images: 2 of 3" in result.stdout
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "b.jpg is damaged" in error
+
+
+def test_a_locked_image_among_good_ones(
+    run: Callable, tmp_path: Path, photo_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, access, opened = tmp_path / "locked.png", os.access, Path.open
+    shutil.copy(photo_file, locked)
+
+    def refusing(path: Path, *args: object, **options: object) -> object:
+        if path.name == locked.name:
+            raise PermissionError
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: locked.name not in path and access(path, mode)
+    )
+    monkeypatch.setattr(Path, "open", refusing)
+    result = run("masks", locked, photo_file, *ALL, "--no-overlay")
+    assert result.exit_code == 2
+    assert "images: 1 of 2" in result.stdout
+    assert result.stderr.splitlines()[-1].endswith("locked.png cannot be opened: allow reading it")
 
 
 def test_two_images_of_one_name(run: Callable, tmp_path: Path, photo_file: Path) -> None:

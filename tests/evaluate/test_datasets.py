@@ -146,6 +146,12 @@ def deeply_nested(folder: Path) -> Path:
             lambda folder: coco_json(folder, images=[{"id": 7, "file_name": "one.jpg"}]),
             "KeyError: 'height'",
         ),
+        (
+            lambda folder: coco_json(
+                folder, annotations=[{"id": 3, "image_id": 8, "segmentation": [SQUARE]}]
+            ),
+            "annotation 3 in .* there is no image 8",
+        ),
         (lambda folder: coco_json(folder, annotations=[]), "holds no images with annotations"),
         (lambda folder: folder.parent, "holds no images with NAME.npz or NAME.png"),
     ],
@@ -169,12 +175,40 @@ def test_bad_regions(labelled: Path) -> None:
         find_examples(labelled)[0].read(None, 0)
 
 
-@pytest.mark.parametrize("rle", [{"counts": "~~", "size": [2]}, {"size": [150, 221]}])
-def test_a_segmentation_that_is_none(labelled: Path, rle: dict) -> None:
-    annotations = [{"image_id": 7, "segmentation": rle}]
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"counts": "~~", "size": [2]},
+        {"size": [150, 221]},
+        {"counts": [-5, 150 * 221 + 5], "size": [150, 221]},
+        [[60, 40, 1e300, 40, 120, 90]],
+        [[60, 40, float("nan"), 40, 120, 90]],
+    ],
+)
+def test_a_segmentation_that_is_none(labelled: Path, segmentation: object) -> None:
+    annotations = [{"image_id": 7, "segmentation": segmentation}]
     (example,) = find_examples(coco_json(labelled, annotations=annotations))
     with pytest.raises(InputError, match=r"instances\.json holds a segmentation"):
         example.read(None, 0)
+
+
+@pytest.mark.parametrize("last", [150 * 221 - 60 * 50 - 1, 150 * 221 - 60 * 50 + 1, 10**9])
+@pytest.mark.parametrize("packed", [False, True])
+def test_run_lengths_of_another_number_of_pixels(labelled: Path, packed: bool, last: int) -> None:
+    rle = {"size": [150, 221], "counts": [0, 60 * 50, last]}
+    if packed:
+        rle = coco.frPyObjects(rle, 150, 221)
+        rle["counts"] = rle["counts"].decode()
+    annotations = [{"image_id": 7, "segmentation": rle}]
+    (example,) = find_examples(coco_json(labelled, annotations=annotations))
+    with pytest.raises(InputError, match=r"instances\.json holds run lengths .* 33150 pixels"):
+        example.read(None, 0)
+
+
+def test_coco_with_a_byte_order_mark(labelled: Path) -> None:
+    file = coco_json(labelled)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(find_examples(file)) == 1
 
 
 def test_names_that_are_not_utf_8() -> None:

@@ -259,6 +259,30 @@ def test_bad_photos_are_named_and_the_others_done(
     assert "ab.jpg" in errors[1]
 
 
+def test_a_photo_that_memory_is_short_of(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    Image.effect_noise((70, 20), 50).save(photos / "b.jpg")
+    generate = SamAutomaticMaskGenerator.generate
+
+    def short_of_memory(self: SamAutomaticMaskGenerator, image: np.ndarray) -> list:
+        if image.shape[1] == 70:
+            raise MemoryError
+        return generate(self, image)
+
+    monkeypatch.setattr(SamAutomaticMaskGenerator, "generate", short_of_memory)
+    (photos / "c.png").write_bytes((photos / "a.png").read_bytes())
+    out = tmp_path / "out"
+    assert amg(monkeypatch, "--checkpoint", checkpoint, "--input", photos, "--output", out) == 2
+    assert sorted(path.name for path in out.iterdir()) == ["a", "c"]
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "b.jpg needs more memory than there is" in error
+
+
 def test_results_of_an_earlier_run_are_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

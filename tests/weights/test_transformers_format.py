@@ -32,6 +32,7 @@ def test_names_go_there_and_back(tiny_sam: Sam) -> None:
 def test_a_saved_network_is_built_again(tiny_sam: Sam, tmp_path: Path) -> None:
     written = save_transformers(tiny_sam, tmp_path / "my_sam")
     assert [path.name for path in written] == ["config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in written}) == 1  # whoever reads one reads the other
     for checkpoint in (tmp_path / "my_sam", tmp_path / "my_sam" / "model.safetensors"):
         again = build_sam("vit_s", checkpoint=checkpoint).state_dict()
         assert all(torch.equal(again[name], value) for name, value in tiny_sam.state_dict().items())

@@ -1,13 +1,14 @@
-"""The options of everything mode that commands share, and the arguments that they stand for."""
+"""What commands share of everything mode: options, their arguments, and how an image fails."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from expedit_sam.errors import InputError
+from expedit_sam.errors import InputError, is_out_of_memory
 
 PointsPerSideOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Ask at NxN points. (*)")
@@ -44,3 +45,14 @@ def given_settings(**settings: float | None) -> dict[str, float]:
         if math.isnan(value):
             raise InputError(f"--{name.replace('_', '-')} is no number: give one, or leave it out")
     return given
+
+
+def image_fault(error: Exception, file: Path) -> InputError:
+    """What is wrong with an image whose masks could not be had; faults of ours are raised."""
+    if isinstance(error, InputError):
+        return error
+    if not is_out_of_memory(error):
+        raise error
+    return InputError(
+        f"{file} needs more memory than there is: scale it down, or pass fewer --points-per-batch"
+    )

@@ -18,6 +18,7 @@ from expedit_sam.cli.everything import (
     SkipCoveredOption,
     StabilityScoreThreshOption,
     given_settings,
+    image_fault,
 )
 from expedit_sam.cli.network import (
     BackendOption,
@@ -33,7 +34,7 @@ from expedit_sam.cli.network import (
     find_export,
     load_network,
 )
-from expedit_sam.errors import InputError, is_out_of_memory
+from expedit_sam.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,7 @@ DEFAULT_NETWORK = ("vit_s", None, "exact", "float32", False, "auto")
 
 
 def masks(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", hidden=True)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", hidden=True, readable=False)],
     out: OutOption = Path("out"),
     model: ModelOption = "vit_s",
     checkpoint: CheckpointOption = None,
@@ -154,7 +155,7 @@ def _segment(
                 picture = overlay(image, records) if with_overlay else None
                 written = write_results(out, name, file, image.shape, records, formats, picture)
             except Exception as error:
-                faults.append(_fault(error, file))
+                faults.append(image_fault(error, file))
                 if getattr(error.__cause__, "errno", None) in _FULL:
                     break  # nor would the others be written
                 progress.end(f"{file}: not written")
@@ -169,17 +170,6 @@ def _segment(
     if done and not count:
         typer.echo("no mask was good enough: lower --pred-iou-thresh and --stability-score-thresh")
     return faults
-
-
-def _fault(error: Exception, file: Path) -> InputError:
-    """What is wrong with an image whose masks could not be had; faults of ours are raised."""
-    if isinstance(error, InputError):
-        return error
-    if not is_out_of_memory(error):
-        raise error
-    return InputError(
-        f"{file} needs more memory than there is: scale it down, or pass fewer --points-per-batch"
-    )
 
 
 def _read(file: Path) -> np.ndarray | InputError:

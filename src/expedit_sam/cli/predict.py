@@ -21,7 +21,7 @@ from expedit_sam.errors import InputError
 
 
 def predict(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", hidden=True)],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", hidden=True, readable=False)],
     point: Annotated[
         list[str] | None,
         typer.Option(

@@ -21,6 +21,8 @@ from expedit_sam.everything.rle import Rle, area
 from expedit_sam.images import is_image_name, read_image
 
 SMALLEST_REGION = 0.001  # of the image
+# Pixels; pycocotools walks along outlines, however far they lead.
+_FARTHEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Example:
                 raise InputError(
                     f"{self.image_file} is {width}x{height} pixels and its regions {size}: "
                     "give regions of this image"
+                )
+            if not _fills(region):
+                raise InputError(
+                    f"{self.regions_file} holds run lengths that are not {self.image_file}'s "
+                    f"{width * height} pixels together: mend them"
                 )
         regions = [region for region in regions if area(region) >= SMALLEST_REGION * height * width]
         if at_most is not None:
@@ -163,9 +170,23 @@ def regions_of(labels: np.ndarray) -> Iterator[Rle]:
             yield coco.encode(np.asfortranarray(labels == number).view(np.uint8))
 
 
+def _fills(rle: Rle) -> bool:
+    """Whether run lengths add up to the mask's pixels; pycocotools hangs or invents pixels else."""
+    pixels = rle["size"][0] * rle["size"][1]
+    return _fits(rle, pixels) and not _fits(rle, pixels - 1)
+
+
+def _fits(rle: Rle, pixels: int) -> bool:
+    try:
+        coco.decode({"size": [pixels, 1], "counts": rle["counts"]})
+    except ValueError:
+        return False
+    return True
+
+
 def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_bytes())  # as bytes: with or without a byte order mark
         regions: dict[int, list[Any]] = {image["id"]: [] for image in document["images"]}
         for annotation in document["annotations"]:
             if not annotation.get("iscrowd"):
@@ -173,7 +194,13 @@ def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
                 if isinstance(outlines, list):  # annotations may have boxes alone, or lines
                     outlines = [outline for outline in outlines if len(outline) >= 6]
                 if outlines:
-                    regions[annotation["image_id"]].append(outlines)
+                    image_id = annotation["image_id"]
+                    if image_id not in regions:
+                        raise InputError(
+                            f"annotation {annotation.get('id')} in {file}: there is no image "
+                            f"{image_id}: mend or remove it"
+                        )
+                    regions[image_id].append(outlines)
         for image in sorted(document["images"], key=lambda image: image["file_name"]):
             if segmentations := regions[image["id"]]:
                 size = image["height"], image["width"]
@@ -181,6 +208,8 @@ def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
                 yield Example(image_folder / image["file_name"], file, read)
     except FileNotFoundError:
         raise InputError(f"{file} does not exist: check the path") from None
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{file} is not in COCO's format ({type(error).__name__}: {error}): "
@@ -193,13 +222,16 @@ def _coco_masks(file: Path, size: tuple[int, int], segmentations: Iterable[Any])
     for segmentation in segmentations:
         try:
             if isinstance(segmentation, list):
+                for outline in segmentation:
+                    if not np.abs(outline).max() <= _FARTHEST:
+                        raise ValueError("far outside of any image")
                 yield coco.merge(coco.frPyObjects(segmentation, *size))
             elif isinstance(segmentation["counts"], list):
                 yield coco.frPyObjects(segmentation, *segmentation["size"])
             else:
                 coco.area(segmentation)  # raises if it is none
                 yield segmentation
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
             shown = f"{segmentation!s:.60}"
             raise InputError(
                 f"{file} holds a segmentation {shown} that is none: mend it"

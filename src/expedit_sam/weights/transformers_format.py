@@ -108,6 +108,8 @@ def save_transformers(sam: Sam, folder: str | os.PathLike[str]) -> list[Path]:
         save_file(weights, place / WEIGHTS_FILE, metadata={"format": "pt"})
         text = json.dumps(_config(sam), indent=2) + "\n"
         (place / CONFIG_FILE).write_text(text, encoding="utf-8")
+        # safetensors lets nobody but the owner read its file.
+        (place / WEIGHTS_FILE).chmod((place / CONFIG_FILE).stat().st_mode)
         return sorted(Path(folder, path.name) for path in place.iterdir())
 
 
