@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def small_images(folder: Path, photos: Path | None, number: int, side: int) -> Path:
-    """So many different small images: tiles of photographs, or noise."""
+    """A folder of ``number`` different images of side x side pixels: crops of photos, or noise."""
     if folder.exists():
         return folder
     folder.mkdir()
@@ -91,9 +91,9 @@ def with_clicks(images: Path) -> Path:
 
 
 class Memory(threading.Thread):
-    """The resident memory of a process and its children in MB, every half second.
+    """Samples the memory of a process and its children in MB, every half second.
 
-    Of memory that processes share each counts its part.
+    Shared memory counts in parts, one for each process that shares it (proportional set size).
     """
 
     def __init__(self, process: int) -> None:
@@ -110,14 +110,15 @@ class Memory(threading.Thread):
         except psutil.Error:
             pass
 
-    def told(self) -> str:
-        """The mean of every quarter of the run."""
+    def by_quarters(self) -> str:
+        """The mean over each quarter of the run, in words."""
         seen = self.seen[1:]
         parts = [seen[len(seen) * q // 4 : len(seen) * (q + 1) // 4] or [0] for q in range(4)]
         return "memory by quarters: " + " ".join(f"{statistics.mean(p):.0f}" for p in parts) + " MB"
 
 
 def _proportional(process: psutil.Process) -> float:
+    """Proportional set size in bytes; 0 if the process has ended."""
     try:
         return process.memory_full_info().pss
     except psutil.Error:
@@ -162,13 +163,13 @@ def left_alone(command: list[str], out: Path, workers: int) -> None:
 
 
 def last_run(command: list[object], out: Path) -> str:
-    """Run to the end; how fast and in how much memory."""
+    """Run a batch to its end, and say how fast it was and how much memory it took."""
     process = subprocess.Popen([*map(str, command), "--out", str(out)])
     memory = Memory(process.pid)
     assert process.wait() == 0
     ran = json.loads((out / "summary.json").read_text())["last_run"]
     rate = ran["images"] / ran["seconds"]
-    return f"{ran['images']} images, {rate:.2f} a second with the start; {memory.told()}"
+    return f"{ran['images']} images, {rate:.2f} a second with the start; {memory.by_quarters()}"
 
 
 def killed_and_resumed(command: list[str], place: Path, workers: int) -> None:

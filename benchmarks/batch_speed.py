@@ -75,7 +75,7 @@ def speed(place: Path, photos: Path, number: int, workers: list[int]) -> None:
             with on_ray.cluster():
                 shape = on_ray.Shape.of(count, 1, "cpu")
                 progress = run(job, on_ray.on_ray(sam, task, shape), on_progress=mark)
-        taken = memory.told()
+        memory_used = memory.by_quarters()
         rate = progress.images / progress.elapsed
         (first, some), (last, every) = marks[0], marks[-1]
         after = bare_loop(sam, source, 1)
@@ -85,7 +85,7 @@ def speed(place: Path, photos: Path, number: int, workers: list[int]) -> None:
             f"bare network: {before:.3f} before, {after:.3f} after, "
             f"{2 * rate / (before + after):.2f} times their mean with the start; worker seconds "
             + ", ".join(f"{name} {value:.1f}" for name, value in progress.seconds.items())
-            + f"; {taken}",
+            + f"; {memory_used}",
             flush=True,
         )
         before = after
@@ -110,7 +110,7 @@ def bare_loop(sam: torch.nn.Module, source: str, threads: int) -> float:
 
 
 def stages(place: Path, photos: Path, side: int = 10) -> None:
-    """CPU seconds of the stages for an image as SA-1B has them: 2250x1500, about 100 masks."""
+    """CPU seconds of the stages for an image like SA-1B's: 2250x1500 pixels, about 100 masks."""
     photo = Image.fromarray(read_image(find_images([photos])[0])).resize((2250, 1500))
     photo.save(place / "photo.jpg", quality=95)
     grid = [[225.0 * (x + 0.5), 150.0 * (y + 0.5)] for x in range(side) for y in range(side)]

@@ -65,12 +65,14 @@ def main() -> None:
 
 
 def error(x: Tensor, exact: Tensor) -> float:
+    """Norm of the difference over the norm of ``exact``."""
     return ((x - exact).norm() / exact.norm()).item()
 
 
 def tokens_and_embedding(
     predictor: SamPredictor, image: np.ndarray, setting: Hourglass | None
 ) -> tuple[Tensor, Tensor]:
+    """The encoder's last tokens, for which its neck is taken out, and the image embedding."""
     encoder = expedite(predictor.model, setting).image_encoder
     predictor.set_image(image)
     embedding = predictor.get_image_embedding()

@@ -38,11 +38,11 @@ STAGES = {
     "click": "one more click",
     "everything": "everything, 1200x1800, 32x32 points",
 }
-# A stage takes so many turns for one of the others: a click is short, and its times vary most.
+# How many times as many turns a stage takes: a click is short, and its times vary most.
 TURNS = {"click": 10}
 # Seconds between runs: threads of the last contestant wait actively for work a while longer.
 PAUSE = 0.2
-# These must return what the original does.
+# These runs must return what the original returns.
 EXACT = ("original", "transformers", "OpenVINO on the original", "ours, exact")
 
 

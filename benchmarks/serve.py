@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def clients(photos: Path, seconds: float, number: int = 16) -> None:
-    """So many clients at a time, clicking on 8 photographs; one request in 16 is on any."""
+    """``number`` clients at a time, clicking on 8 photographs; one request in 16 is on any."""
     program = [sys.executable, "-m", "expedit_sam", "serve", "--port", "0", "--speed", "fast"]
     server = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
@@ -67,11 +67,11 @@ def clients(photos: Path, seconds: float, number: int = 16) -> None:
         server.wait()
     times = np.array([taken for taken, _ in answers])
     codes = {code: sum(c == code for _, c in answers) for _, code in answers}
-    tenths = {p: float(np.percentile(times, p)) for p in (50, 90, 99, 100)}
+    percentiles = {p: float(np.percentile(times, p)) for p in (50, 90, 99, 100)}
     print(
         f"{number} clients, {seconds:g} s: {len(answers)} answers {codes}; "
-        + ", ".join(f"p{p} {value:.2f} s" for p, value in tenths.items())
-        + f"; {memory.told()}"
+        + ", ".join(f"p{p} {value:.2f} s" for p, value in percentiles.items())
+        + f"; {memory.by_quarters()}"
     )
     print(*(line for line in figures.splitlines() if "cache" in line and line[0] != "#"), sep="\n")
 

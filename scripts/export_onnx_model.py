@@ -53,15 +53,16 @@ def _export(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         traced = Path(scratch, "decoder.onnx")
         write_onnx(graph, traced, options.opset)
-        _place(traced, options.output)
+        _copy(traced, options.output)
         if options.quantize_out:
             print(f"Quantizing model and writing to {options.quantize_out}...", flush=True)
             quantized = quantize(traced, Path(scratch, "quantized.onnx"), per_channel=False)
-            _place(quantized, options.quantize_out)
+            _copy(quantized, options.quantize_out)
     print("Done!")
 
 
-def _place(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, which appears complete or not at all."""
     if target.is_dir():
         raise InputError(f"{target} is a folder: name a file")
     with appearing_together(target.parent) as folder:

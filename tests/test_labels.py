@@ -61,8 +61,8 @@ def test_yolo_labels_come_back_as_the_same_masks(supervision: Any, records: list
 
 
 def test_labelme_document(supervision: Any, records: list[dict]) -> None:
-    document = json.loads(labelme_document("photos/a.jpg", SIZE, records))
-    assert document["imagePath"] == "a.jpg"
+    document = json.loads(labelme_document("../photos/a.jpg", SIZE, records))
+    assert document["imagePath"] == "../photos/a.jpg"
     assert (document["imageHeight"], document["imageWidth"]) == SIZE
     shapes = document["shapes"]
     assert [shape["shape_type"] for shape in shapes] == ["polygon"] * 3
@@ -122,6 +122,17 @@ def test_written_beside_the_rest(supervision: Any, records: list[dict], tmp_path
     assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, records)
 
 
+def test_labelme_finds_the_image_from_the_json(
+    supervision: Any, records: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results/far").mkdir(parents=True)
+    Path("link").symlink_to("results/far")
+    for folder, path in (("out", "../photos/a.jpg"), ("link", "../../photos/a.jpg")):
+        write_results(folder, "a", "photos/a.jpg", SIZE, records, ["labelme"])
+        assert json.loads(Path(folder, "a.labelme.json").read_text())["imagePath"] == path
+
+
 @pytest.mark.parametrize(("format", "name"), [("yolo", "a.txt"), ("labelme", "a.labelme.json")])
 def test_labels_of_somebody_elses_stay(
     supervision: Any, records: list[dict], tmp_path: Path, format: str, name: str
@@ -136,7 +147,7 @@ def test_labels_of_somebody_elses_stay(
 
 def test_labels_of_ours_are_replaced(supervision: Any, records: list[dict], tmp_path: Path) -> None:
     for some in (records, records[:1], records):
-        write_results(tmp_path, "a", "a.jpg", SIZE, some, ["yolo", "labelme"])
+        write_results(tmp_path, "a", tmp_path / "a.jpg", SIZE, some, ["yolo", "labelme"])
         assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, some)
         assert (tmp_path / "a.labelme.json").read_text() == labelme_document("a.jpg", SIZE, some)
 

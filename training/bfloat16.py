@@ -7,9 +7,13 @@ from torch import Tensor, nn
 
 
 def bfloat16_weights(module: nn.Module, but: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """A module's parameters by name, for ``functional_call``; without names that hold one of these.
+    """A module's parameters in bfloat16 by name, for ``functional_call``.
 
-    They are converted together: a GPU's time for one by one is that of their launches.
+    They are converted together, because one by one a GPU would spend its time on launches.
+
+    Arguments:
+        module: the module.
+        but: parameters whose names contain one of these are left out.
     """
     parameters = {
         name: parameter

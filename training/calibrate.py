@@ -31,12 +31,13 @@ OFFSETS = torch.arange(-6, 17) / 20
 
 @dataclass
 class Reached:
-    """Of R regions.
+    """What R regions' masks reach.
 
     Attributes:
-        click, box: Rx4xO IoU of each mask by a click, and by a box, with each offset.
+        click, box: Rx4xO IoU of each of the four masks for a click, and for a box, with each of
+            the O ``OFFSETS``.
         click_iou, box_iou: Rx4 predicted IoU.
-        photo: R, whose regions they are.
+        photo: R, number of the photo that a region is of.
     """
 
     click: Tensor
@@ -46,16 +47,17 @@ class Reached:
     photo: Tensor
 
     def of(self, rows: Tensor) -> Reached:
+        """The same of some regions."""
         return Reached(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass
 class Calibration:
-    """What is chosen.
+    """What is added to logits, and a line (factor and summand) that predicted IoU is put through.
 
     Attributes:
-        offset: a number in ``OFFSETS``.
-        lines: 4x2, of each mask, what predicted IoU is multiplied by, and what is added then.
+        offset: index into ``OFFSETS``.
+        lines: 4x2, factor and summand for each mask.
     """
 
     offset: int
@@ -63,9 +65,9 @@ class Calibration:
 
 
 def iou_by_offset(logits: Tensor, truth: Tensor) -> Tensor:
-    """PxMxHxW logits and PxHxW bool to PxMxO."""
+    """IoU of PxMxHxW logits with PxHxW bool regions, with each of the O ``OFFSETS``: PxMxO."""
     prompts, masks = logits.shape[:2]
-    # A pixel is in the mask from its place among the offsets on.
+    # A pixel belongs to the mask from the offset at its place on.
     places = torch.bucketize(-logits.flatten(2), OFFSETS, right=True)
     bins = len(OFFSETS) + 1
     places += bins * torch.arange(prompts * masks).view(prompts, masks, 1)
@@ -81,7 +83,7 @@ def iou_by_offset(logits: Tensor, truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reached(sam: Sam, photo: Photo, number: int, every: int) -> Reached:
-    """Of each ``every``-th region of a photo."""
+    """What the masks of every ``every``-th region of photo ``number`` reach."""
     parts = []
     for trial in trials(sam, photo, image_embedding(sam, photo), every):
         columns = []
@@ -96,13 +98,17 @@ def reached(sam: Sam, photo: Photo, number: int, every: int) -> Reached:
 
 
 def joined(parts: list[Reached]) -> Reached:
+    """The regions of all parts in one."""
     return Reached(
         *(torch.cat([getattr(p, field.name) for p in parts]) for field in fields(Reached))
     )
 
 
 def fitted(regions: Reached) -> Calibration:
-    """The offset for the best of three, the one chosen and the single mask for a box together."""
+    """The calibration with the highest sum of IoU over three figures.
+
+    They are the best of a click's three masks, the one with the best score, and a box's mask.
+    """
 
     def worth(chosen: Calibration) -> float:
         sums = figures(regions, chosen)
@@ -119,13 +125,13 @@ def _with_lines(regions: Reached, offset: int) -> Calibration:
 
 
 def line_of(predicted: Tensor, truth: Tensor) -> Tensor:
-    """What predicted IoU is multiplied by, and what is added then."""
+    """Factor and summand that bring R predicted IoU nearest to R true ones (least squares)."""
     known = torch.stack([predicted, torch.ones_like(predicted)], dim=1)
     return torch.linalg.lstsq(known, truth[:, None]).solution[:, 0]
 
 
 def figures(regions: Reached, chosen: Calibration) -> dict[str, float]:
-    """Sums over regions."""
+    """Sums over regions of what a calibration reaches, and of the error of predicted IoU."""
     masks = regions.click[:, 1:, chosen.offset]
     iou = (regions.click_iou * chosen.lines[:, 0] + chosen.lines[:, 1])[:, 1:]
     predicted, best = iou.max(dim=1)
@@ -140,6 +146,7 @@ def figures(regions: Reached, chosen: Calibration) -> dict[str, float]:
 
 
 def apply(sam: Sam, chosen: Calibration) -> None:
+    """Put a calibration into the network's weights."""
     decoder: Any = sam.mask_decoder
     decoder.logit_filter.offset += OFFSETS[chosen.offset]
     last = decoder.iou_prediction_head.layers[-1]
@@ -154,7 +161,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds bsds500/")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="for export.py")
-    parser.add_argument("--every", type=int, default=3, help="each how many-th region")
+    parser.add_argument("--every", type=int, default=3, metavar="N", help="every N-th region")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
 

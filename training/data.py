@@ -1,4 +1,4 @@
-"""BSDS500: photos, human regions, and the prompts that a region is evaluated with."""
+"""BSDS500: photos, human regions, and the click that a region is evaluated with."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Photo:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(H, W)."""
         return self.segmentations.shape[1:]
 
     def pixels(self) -> Image.Image:
@@ -43,6 +44,7 @@ class Photo:
 
 
 def read_photos(folder: Path) -> list[Photo]:
+    """The photos NAME.jpg of a folder with their regions NAME.npz, in order of their names."""
     paths = sorted(folder.glob("*.jpg"))
     if not paths:
         raise SystemExit(f"no photos in {folder}: --data names the folder that holds bsds500/")
@@ -63,9 +65,3 @@ def most_interior_click(mask: np.ndarray) -> tuple[float, float]:
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(distance.argmax(), distance.shape)
     return float(x), float(y)
-
-
-def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """(x0, y0, x1, y1) in pixels, the last row and column included."""
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return float(xs[0]), float(ys[0]), float(xs[-1]), float(ys[-1])

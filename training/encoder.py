@@ -59,7 +59,7 @@ class LastTokens(nn.Module):
         positions = part.cut(encoder.pos_embed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         tokens = encoder.patch_embed(pixels) + positions
         for block, (attention, feed_forward) in zip(encoder.blocks, shares, strict=True):
-            attended = attend_block(block, tokens, block.window_size, how=attend)
+            attended = attend_block(block, tokens, block.window_size, attend=attend)
             tokens = torch.lerp(tokens, attended, attention)
             tokens = torch.lerp(tokens, tokens + block.mlp(block.norm2(tokens)), feed_forward)
         return tokens

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import Photo, box_of, most_interior_click, network_pixels, read_photos
+from data import Photo, most_interior_click, network_pixels, read_photos
 from packaged import PACKAGED, read_sam
 from torch import Tensor
 
+from expedit_sam.evaluate.prompts import bounding_box
 from expedit_sam.model.sam import Sam
 
 PROMPTS_AT_ONCE = 32
@@ -27,19 +28,27 @@ PROMPTS_AT_ONCE = 32
 
 @torch.no_grad()
 def image_embedding(sam: Sam, photo: Photo) -> Tensor:
+    """A photo's 1xCxhxw embedding."""
     pixels = network_pixels(photo, sam.image_encoder.img_size)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1).to(sam.device).float()
     return sam.image_encoder(sam.preprocess(tensor)[None])
 
 
 def iou(masks: Tensor, truth: Tensor) -> Tensor:
-    """PxMxHxW bool and PxHxW bool to PxM."""
+    """Intersection over union of PxMxHxW bool masks with PxHxW bool regions: PxM, 0 to 1."""
     truth = truth[:, None]
     return (masks & truth).sum((-2, -1)) / (masks | truth).sum((-2, -1)).clamp_min(1)
 
 
 class PhotoTrial:
-    """Prompts for some regions of one photo, decoded to masks of the photo's size."""
+    """Prompts for P regions of one photo, decoded to masks of the photo's size (H, W).
+
+    Arguments:
+        sam: the network.
+        embedding: 1xCxhxw, of the photo.
+        photo: the photo.
+        truth: PxHxW bool, the regions.
+    """
 
     def __init__(self, sam: Sam, embedding: Tensor, photo: Photo, truth: np.ndarray) -> None:
         self.sam, self.embedding, self.size, self.truth = sam, embedding, photo.size, truth
@@ -97,10 +106,16 @@ class PhotoTrial:
         return points, np.ones(points.shape[:2], int)
 
     def boxes(self) -> np.ndarray:
-        return np.array([box_of(mask) for mask in self.truth])
+        """Px4 boxes (x0, y0, x1, y1) around the regions."""
+        return np.array([bounding_box(mask) for mask in self.truth])
 
     def one_click(self) -> tuple[dict[str, Tensor], Tensor, Tensor, np.ndarray]:
-        """Figures, then what a second click continues from: masks, logits, points."""
+        """After one click on each region: P values of each figure, and what more clicks start from.
+
+        Returns:
+            the figures by name, and of the best mask by predicted IoU PxHxW bool, its Px1x4hx4w
+            low-res logits, and the Px1x2 points clicked.
+        """
         points, labels = self.clicks()
         masks, predicted, logits = self.decode(True, points, labels)
         reached = iou(masks, self.truth_tensor)
@@ -113,11 +128,12 @@ class PhotoTrial:
         return figures, masks[rows, chosen], logits, points
 
     def box(self) -> Tensor:
+        """P IoU of the single mask for each region's box."""
         masks, _, _ = self.decode(False, boxes=self.boxes())
         return iou(masks, self.truth_tensor)[:, 0]
 
     def more_clicks(self, masks: Tensor, logits: Tensor, points: np.ndarray, count: int) -> Tensor:
-        """IoU after ``count`` clicks, each in the middle of the largest error so far."""
+        """P IoU after ``count`` clicks, each in the middle of what is missing or too much."""
         labels = np.ones(points.shape[:2], int)
         for _ in range(count - 1):
             corrections = [
@@ -173,7 +189,16 @@ def evaluate(
     three_clicks: bool = False,
     map_photos: Callable[..., Iterable] = map,
 ) -> dict[str, np.ndarray]:
-    """Figures of all regions; ``embed(i)`` gives the image embedding of photo i."""
+    """Figures of every ``every``-th region of all photos, by name one value a region.
+
+    Arguments:
+        sam: the network.
+        photos: the photos.
+        embed: gives the 1xCxhxw embedding of photo i.
+        every: which regions.
+        three_clicks: whether to go on to three clicks.
+        map_photos: ``map``, or that of a pool of threads.
+    """
     results = list(
         map_photos(
             lambda i: evaluate_photo(sam, photos[i], embed(i), every, three_clicks),
@@ -184,7 +209,7 @@ def evaluate(
 
 
 def summary(figures: dict[str, np.ndarray]) -> dict[str, float]:
-    """Means over regions, by size too, and how far predicted IoU is from what is reached."""
+    """Means over regions, by size too, and the mean error of predicted IoU."""
     numbers = {name: float(values.mean()) for name, values in figures.items() if name != "area"}
     for name, low, high in (("small", 0, 0.01), ("medium", 0.01, 0.1), ("large", 0.1, 1.01)):
         chosen = (figures["area"] >= low) & (figures["area"] < high)
@@ -200,7 +225,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds bsds500/")
     parser.add_argument("--weights", type=Path, default=PACKAGED)
     parser.add_argument("--photos", type=int, default=100)
-    parser.add_argument("--every", type=int, default=1, help="each how many-th region")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th region")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
 

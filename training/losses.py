@@ -10,8 +10,8 @@ from torch.nn import functional as F
 # for the first; another mask is trained on it only where its loss is lower by WRONG_SIZE.
 MASK_SIZES = (1000, 100)
 WRONG_SIZE = 0.4
-# What pixels cost is counted over so many times the area of target and mask, at most an image:
-# over all of an image small regions would hardly count.
+# The loss of pixels is averaged over so many times the area of target and mask together, at most an
+# image: averaged over the whole image, small regions would hardly count.
 SURROUNDINGS = 3
 
 

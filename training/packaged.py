@@ -19,8 +19,8 @@ METADATA = {"format": "pt", "architecture": "vit_s", "version": "1"}
 def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Encoder weights as int8 with a float16 scale per output channel, the rest as float16.
 
-    Position tables stay in floating point: they have no output channels, and the click's position
-    is as sharp as their digits.
+    Position tables stay in floating point: they have no output channels, and their precision limits
+    how exactly a click's position is known.
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -68,6 +68,7 @@ def save_weights(state: dict[str, Tensor], path: Path) -> None:
 
 
 def write_packaged(sam: Sam, path: Path) -> None:
+    """Write the packaged file of a network."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
     save_file(pack(sam.cpu().state_dict()), temporary, metadata=METADATA)

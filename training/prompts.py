@@ -93,8 +93,9 @@ def jittered_boxes(masks: Tensor, corner: tuple[int, int]) -> Tensor:
 
 
 def likely_regions(labels: Tensor, regions: Regions, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Whose click it may have been: for clicks drawn evenly from their regions, every annotator's
-    region under the click, as likely as it is small.
+    """The regions that a click may mean: every annotator's under it, as likely as it is small.
+
+    That is how likely they are if clicks are drawn evenly from their regions.
 
     Arguments:
         labels: BxAxhxw.

@@ -27,11 +27,11 @@ from views import Views
 from expedit_sam.model.mask_decoder import MaskDecoder
 from expedit_sam.model.sam import Sam
 
-# Shares of prompts that are boxes, and of clicks that are most interior; of more rounds that bring
-# the mask so far as input.
+# Shares: of prompts that are boxes; of clicks at the most interior place; of prompts in later
+# rounds that bring the mask so far as input.
 BOX_SHARE, INTERIOR_SHARE, MASK_SHARE = 0.35, 0.6, 0.6
-# In this share of steps one prompt in so many is followed by two more clicks: their losses weigh
-# little, but each round takes as many launches as the first.
+# In this share of steps one prompt in FOLLOWED is followed by two rounds of clicks, whose losses
+# have this weight. Seldom, because on a GPU each round takes as many launches as the first.
 FOLLOWED_STEPS, FOLLOWED, FOLLOWED_WEIGHT = 0.25, 4, 0.25
 
 

@@ -29,14 +29,15 @@ from expedit_sam.model.architectures import ARCHITECTURES, new_sam
 from expedit_sam.model.sam import Sam
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# What a run reports and leaves are weights averaged over about this share of its steps, and at most
-# over so many.
+# A run reports and saves weights that are averaged over about this share of its steps so far, and
+# over at most so many steps.
 AVERAGED_SHARE, AVERAGED_STEPS = 0.3, 300
 
 
 def parameter_groups(sam: Sam, options: argparse.Namespace) -> list[dict]:
-    """The encoder learns slower than the rest, and its early blocks slower than its late ones.
+    """Parameters with their ``factor`` of the learning rate, for AdamW.
 
+    The encoder learns slower than the rest, and its early blocks slower than its late ones.
     Relative positions start at zero, and so learn five times as fast as the last block.
     """
     encoder = sam.image_encoder
@@ -151,7 +152,7 @@ class Training:
         return torch.stack([loss.detach(), reached])
 
     def validate(self) -> dict[str, float]:
-        """Figures of the averaged weights on every fourth val photo and third region."""
+        """Figures of the averaged weights on every third region of the ``val_photos``."""
         averaged = copy.deepcopy(self.sam)
         averaged.load_state_dict(self.average)
 
@@ -217,7 +218,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=60, help="budget, and the cosine's length")
     parser.add_argument("--report-minutes", type=float, default=6)
-    parser.add_argument("--val-every", type=int, default=4, help="each how many-th val photo")
+    parser.add_argument(
+        "--val-every", type=int, default=4, metavar="N", help="take every N-th val photo"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

@@ -16,20 +16,21 @@ from expedit_sam.model.sam import Sam
 
 # Pixels per token and per low-res logit, which labels are kept at.
 PATCH, STRIDE = 16, 4
-# More people saw a photo than this for one in ten.
+# Of the one photo in ten that more people annotated, the others' regions are left out.
 MOST_ANNOTATORS = 6
-# Region numbers of a photo are below this, and pasted ones above; NOTHING is no region.
+# A photo's regions have numbers below NUMBERS, those pasted into it from there on; NOTHING is none.
 NUMBERS, NOTHING = 128, 255
-# Shares of views: the photo as it is in use; of the others, turned; all, with regions pasted in.
+# Shares: of views that show the photo unchanged, as users' are; of the other views, those that are
+# turned; of all views, those with regions pasted in.
 WHOLE_SHARE, TURNED_SHARE, PASTED_SHARE = 0.4, 0.5, 0.6
-# The other views are enlarged by this, turned by so many degrees and stretched by so much (standard
-# deviations; of the logarithm of width over height).
+# The other views are scaled by a factor in this range, and turned and stretched by normal draws of
+# these standard deviations: in degrees, and of the logarithm of width over height.
 SCALES, TURN, STRETCH = (0.7, 2.0), 12.0, 0.2
-# How much of another channel a channel takes (a standard deviation).
+# Standard deviation of the share of another colour channel that is mixed into a channel.
 MIXED = 0.16
-# Regions pasted into a view: so many, each at most a share of it.
+# At most so many regions are pasted into a view, each smaller than this share of it.
 MOST_PASTED, LARGEST_PASTED = 8, 0.25
-# Low-res logits of the smallest region that is trained: a token's worth.
+# Low-res logits in the smallest region that is trained, as many as a token has.
 SMALLEST_TRAINED = 16
 
 
@@ -105,6 +106,7 @@ def draw_part(grid: int, window: int) -> tuple[Part, bool | None]:
 
 
 def draw_views(sam: Sam, photos: Photos, count: int) -> Views:
+    """Draw ``count`` views of one training step."""
     encoder = sam.image_encoder
     part, landscape = draw_part(encoder.pos_embed.shape[1], clustering_window(encoder.blocks))
     chosen = photos.draw(count, landscape)

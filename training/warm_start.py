@@ -23,7 +23,7 @@ LOCAL_ATTENTION_GAIN = 2.7
 # Gain of the image's attention to the prompt: low, so that how much an image token takes from a
 # click falls smoothly with its distance.
 GRADED_ATTENTION_GAIN = 1.3
-# Each head of it looks this far beside the click, as a share of the image, to four sides.
+# Each head of that attention looks this far beside the click, as a share of the image.
 HEAD_OFFSET = 0.04
 
 

@@ -1,4 +1,4 @@
-"""What every predictor does, whatever runs its network: checks, scales and keeps. No PyTorch."""
+"""What every predictor does, whatever runs its network: it checks, scales and keeps. No PyTorch."""
 
 from __future__ import annotations
 
@@ -167,14 +167,17 @@ class BasePredictor(ABC):
     def ask_each(
         self, points: np.ndarray, least_iou: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The masks that each of Nx2 foreground points (x, y) alone may mean, if good enough.
+        """Predict three masks from each foreground point by itself, and keep the good ones.
 
         Arguments:
-            points: in pixels of the image.
+            points: Nx2 (x, y) in pixels of the image.
             least_iou: masks whose predicted IoU is not above it are left out.
 
         Returns:
-            Kx4hx4w low-res logits, K predicted IoU, and of each the number of its point.
+            Kx4hx4w low-res logits, K predicted IoU, and K numbers of their points.
+
+        Raises:
+            RuntimeError: no image was set.
         """
 
     @abstractmethod
@@ -187,10 +190,13 @@ class BasePredictor(ABC):
         multimask_output: bool,
         return_logits: bool,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """``predict`` with 1xNx2 points, 1xN labels, 1x4 box and 1x1x4hx4w mask for the network."""
+        """``predict`` on checked prompts in network pixels.
+
+        These are 1xNx2 points, 1xN labels, a 1x4 box and 1x1x4hx4w mask input.
+        """
 
     def _scale(self, image: np.ndarray, image_format: str) -> np.ndarray:
-        """An image as the network takes it, but for the padding."""
+        """An image in the network's channel order and size, without its padding."""
         check_image(image)
         if image_format not in ("RGB", "BGR"):
             raise InputError(f"image_format is {image_format!r}; it must be 'RGB' or 'BGR'")
@@ -205,6 +211,7 @@ class BasePredictor(ABC):
     def _points(
         self, coords: np.ndarray | None, labels: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray] | None:
+        """1xNx2 points in network pixels and their 1xN labels, once checked; None for none."""
         if coords is None:
             if labels is not None:
                 raise InputError("point_labels were given without point_coords: pass both")
@@ -228,6 +235,7 @@ class BasePredictor(ABC):
         return scaled.astype(np.float32)[None], labels.astype(np.int32)[None]
 
     def _box(self, box: np.ndarray) -> np.ndarray:
+        """The box in network pixels, 1x4, once checked."""
         box = _numbers(box, "box")
         if box.size != 4:
             raise InputError(
@@ -245,6 +253,7 @@ class BasePredictor(ABC):
         return self.transform.apply_boxes(box, self.original_size).astype(np.float32)
 
     def _mask_input(self, mask_input: np.ndarray) -> np.ndarray:
+        """The 1x1x4hx4w low-res logits, once checked."""
         mask = _numbers(mask_input, "mask_input")
         expected = (1, *self.mask_input_size)
         if mask.shape != expected:

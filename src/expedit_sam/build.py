@@ -46,9 +46,9 @@ def build_sam(
         hourglass: a speed setting or a preset's name; None runs the exact network. Later it can
             be changed as ``sam.image_encoder.hourglass``.
         device: where the network is put; None is the CPU.
-        precision: of the image encoder's weights and products, faster where the hardware
-            multiplies it, for masks that change a little: "float32", "bfloat16", or "int8", of
-            linear layers alone and on a CPU.
+        precision: of the image encoder's weights and products: "float32", "bfloat16", or "int8",
+            for linear layers alone and on a CPU. The lower ones change masks a little and are
+            faster where the hardware multiplies them.
         compiled: let ``torch.compile`` make the image encoder's kernels when it first runs, which
             takes ten seconds or more: for many images on a GPU.
 
@@ -62,7 +62,7 @@ def build_sam(
     if precision not in PRECISIONS:
         raise InputError(f"no precision is called {precision!r}: choose of {', '.join(PRECISIONS)}")
     architecture = ARCHITECTURES[model]
-    # Before a long download.
+    # What does not fit fails before a long download.
     setting = fitting(hourglass, architecture.depth, architecture.window_size or DEFAULT_WINDOW)
     place = _available(device)
     if precision == "int8" and place.type != "cpu":
@@ -88,16 +88,17 @@ def build_sam(
 
 
 def _available(device: str | torch.device | None) -> torch.device:
+    """The device, on which memory could be had; ``InputError`` if not."""
     try:
         place = torch.device("cpu" if device is None else device)
         torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:  # how torch says so depends on its build
+    except (RuntimeError, AssertionError) as error:  # which of them depends on PyTorch's build
         raise InputError(f"device '{device}' is not available here: pass device 'cpu'") from error
     return place
 
 
 def _untrained(architecture: Architecture) -> Sam:
-    """Random weights from a seed of their own, the caller's random numbers left alone."""
+    """A network with the same random weights at every call; the caller's seed is left alone."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(_SEED)
         return new_sam(architecture)

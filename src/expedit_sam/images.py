@@ -38,8 +38,8 @@ SUFFIXES = frozenset(
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _CONVERT = "convert it to JPEG or PNG"
 
-# Pillow warns of a bomb at 89 megapixels, which cameras reach; at twice that it raises. For good,
-# since images are read in threads, which share the filters.
+# Pillow warns of a decompression bomb at 89 megapixels, which cameras reach; at twice that it
+# raises. Filtered here and not around each call, since threads that read images share the filters.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -74,13 +74,21 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def decode_image(file: BinaryIO, name: str, megapixels: float | None = None) -> np.ndarray:
-    """Like ``read_image``, from an open file, which an error calls by this name.
+    """``read_image`` from an open file.
 
     Arguments:
-        megapixels: of the largest image that is decoded; None for what Pillow refuses.
+        file: opened to read bytes.
+        name: what an error calls the file.
+        megapixels: of the largest image that is decoded; None leaves the limit to Pillow.
+
+    Returns:
+        HxWx3 uint8, RGB, 0 to 255.
+
+    Raises:
+        InputError: it is no image that can be read whole, or too large.
     """
     try:
-        Image.init()  # what is known depends on Pillow's version and on plugins
+        Image.init()  # fills Image.OPEN, which depends on Pillow's version and plugins
         known = [name for name in _FORMATS if name in Image.OPEN]
         with Image.open(file, formats=known) as image:
             _check_size(image, name, megapixels)
@@ -107,7 +115,7 @@ def find_images(
 
     A file is taken whatever its name; folders are searched with all their subfolders and what
     links lead to, in order of names, for files with an image's suffix. Hidden files and folders
-    are passed over; a folder that cannot be searched is among the files, for reading it to say so.
+    are skipped. A folder that cannot be searched is listed too, so that reading it says why.
 
     ::
 
@@ -134,7 +142,7 @@ def find_images(
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a folder's file of this name is taken for an image: by suffix, and not hidden."""
+    """Whether a file of this name is taken for an image: by its suffix, and if not hidden."""
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
@@ -161,6 +169,7 @@ def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
 
 
 def _unidentified(file: BinaryIO) -> str:
+    """What to do about a file that Pillow does not know."""
     return _CONVERT if file.seek(0, os.SEEK_END) else "it is empty, get it again"
 
 
@@ -173,9 +182,9 @@ def _check_size(image: Image.Image, name: str, megapixels: float | None) -> None
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says."""
+    """The image, loaded and turned as its EXIF says."""
     image.load()
-    image.getexif()  # read and kept
+    image.getexif()  # Pillow keeps what it has read
     # Nobody needs EXIF back, and Pillow cannot write every odd tag that it reads.
     for key in ("exif", "Raw profile type exif"):
         image.info.pop(key, None)
@@ -184,10 +193,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, format: str | None) -> Image.Image:
+    """As RGB; greys of more than 8 bits are scaled, transparent pixels are laid on white."""
     # Some versions of Pillow open 16 bits as 32.
     if image.mode.startswith("I;16") or (image.mode == "I" and format in ("PNG", "PPM")):
         return _scaled(image, 0, 2**16 - 1)
-    if image.mode in ("I", "F"):  # their range is anybody's choice
+    if image.mode in ("I", "F"):  # 32-bit numbers have no usual range: take the image's own
         return _scaled(image, *image.getextrema())
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")

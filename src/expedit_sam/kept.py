@@ -1,4 +1,4 @@
-"""Tensors that are made once of a few numbers."""
+"""Tensors that depend on a few numbers alone, made once and kept."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 def kept(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Keep what a function makes of each of its arguments, which it is not to be written into."""
-    # Not as tensors of inference, since calls that want gradients get them too.
+    """Keep the tensors that a function makes, by its arguments; nobody may write into them."""
+    # Not as inference tensors, since calls that want gradients get them too.
     keeping = lru_cache(maxsize=64)(torch.inference_mode(False)(make))
 
     @wraps(make)
     def made(*args: Any) -> Tensor:
-        # A compiler's, an exporter's or another mode's tensors may have no values.
+        # Tensors made under a compiler, an exporter or another mode may have no values to keep.
         if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
             return make(*args)
         return keeping(*args)

@@ -56,7 +56,7 @@ def labelme_document(
     What is too thin for a polygon is left out; a cut from its edge leads to each hole.
 
     Arguments:
-        image_file: the image, as LabelMe will look for it beside the json.
+        image_file: the image, by its path from the folder of the json, where LabelMe looks for it.
         image_size: (H, W) of the image.
         records: a dict a mask with its ``segmentation``.
     """
@@ -76,7 +76,7 @@ def labelme_document(
         "version": "5.5.0",
         "flags": {},
         "shapes": shapes,
-        "imagePath": Path(image_file).name,
+        "imagePath": Path(image_file).as_posix(),
         "imageData": None,
         "imageHeight": height,
         "imageWidth": width,

@@ -7,15 +7,14 @@ from torch.autograd import forward_ad
 
 
 def is_autocasting(device_type: str) -> bool:
-    """Whether operations choose their precision themselves; not every device has that."""
+    """Whether autocast chooses the precision of operations; not every device has it."""
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def is_transforming() -> bool:
     """Whether ``torch.func`` or forward differentiation is at work.
 
-    Neither follows numbers into memory that an operation is told to write to, nor through oneDNN's
-    operators.
+    Neither can follow operations that write to given memory (``out=``), nor oneDNN's operators.
     """
     if torch.compiler.is_compiling():
         return False

@@ -23,8 +23,14 @@ _IMAGES_AT_ONCE = 8  # on an accelerator; a CPU is no faster with more than one
 
 
 @dataclass(frozen=True)
-class _Known:
-    """An image that is prepared for prompts, and from what, in which state."""
+class _KeptImage:
+    """A prepared image, and how to tell that it is out of date.
+
+    Attributes:
+        tensors: the embedding and the weights that the image was prepared from.
+        state: the state of these when it was (see ``SamPredictor._state``).
+        prepared: the image.
+    """
 
     tensors: list[Tensor]
     state: list[Any]
@@ -39,7 +45,7 @@ class SamPredictor(BasePredictor):
     """
 
     features: Tensor
-    _known: _Known | None = None
+    _kept: _KeptImage | None = None
 
     def __init__(self, sam_model: Sam) -> None:
         keep_freed_memory()
@@ -52,7 +58,7 @@ class SamPredictor(BasePredictor):
 
     @property
     def mask_input_size(self) -> tuple[int, int]:
-        # Somebody's own prompt encoder need not tell; SAM's patches are 16 pixels wide.
+        # Somebody's own prompt encoder may not have the size; SAM's patches are 16 pixels wide.
         side = self.transform.target_length // 16
         height, width = getattr(self.model.prompt_encoder, "image_embedding_size", (side, side))
         return 4 * height, 4 * width
@@ -76,6 +82,7 @@ class SamPredictor(BasePredictor):
         if encodes_as_ours and is_own(self, "set_image") and is_own(self, "set_torch_image"):
             yield from super().set_images(images, image_format)
             return
+        # A subclass's set_image may know no format, so the usual one is not passed.
         other = () if image_format == "RGB" else (image_format,)
         for image in images:
             self.set_image(image, *other)
@@ -147,11 +154,11 @@ class SamPredictor(BasePredictor):
         mask_input: Tensor | None = None,
         multimask_output: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Like ``predict_torch``, but only BxCx4hx4w low-res logits and BxC predicted IoU."""
+        """``predict_torch`` without masks of the image: BxCx4hx4w logits and BxC predicted IoU."""
         self._require_image()
         points = None if point_coords is None else (point_coords, point_labels)
         sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
-        if mask_input is None and self._prepares:
+        if mask_input is None and self._can_prepare:
             prepared = self._prepared(dense)
             return self.model.mask_decoder.predict(prepared, sparse, multimask_output)
         return self.model.mask_decoder(
@@ -163,36 +170,35 @@ class SamPredictor(BasePredictor):
         )
 
     @property
-    def _prepares(self) -> bool:
-        """Whether the decoder is one that prepares an image once for many prompts."""
+    def _can_prepare(self) -> bool:
+        """Whether the decoder can prepare an image once for many prompts."""
         decoder = self.model.mask_decoder
         return isinstance(decoder, MaskDecoder) and decoder.is_as_built()
 
     def _prepared(self, dense: Tensor) -> PreparedImage:
-        """The embedding as prompts without a mask input meet it; made once an image."""
+        """The image prepared for prompts without a mask input: once, unless a weight changes."""
         tensors = [self.features]
         parts = (self.model.mask_decoder, self.model.prompt_encoder)
         modules = [module for part in parts for module in part.modules()]
         for module in modules:
-            kept = (*module._parameters.values(), *module._buffers.values())
-            tensors += [tensor for tensor in kept if tensor is not None]
-        state = [*modules, *self._state(tensors)]
-        known = self._known
-        if known is None or known.state != state:
+            weights = (*module._parameters.values(), *module._buffers.values())
+            tensors += [weight for weight in weights if weight is not None]
+        state = self._state(modules, tensors)
+        if self._kept is None or self._kept.state != state:
             positions = self.model.prompt_encoder.get_dense_pe()
             prepared = self.model.mask_decoder.prepare(self.features, positions, dense)
-            # They are held, so that no others can come to lie where they are.
-            self._known = known = _Known(tensors, state, prepared)
-        return known.prepared
+            # The tensors are held, so that no others can come to lie at their addresses.
+            self._kept = _KeptImage(tensors, state, prepared)
+        return self._kept.prepared
 
-    def _state(self, tensors: Sequence[Tensor]) -> list[Any]:
-        """Differs once what an image was prepared from does, or how it is used."""
+    def _state(self, modules: Sequence[Any], tensors: Sequence[Tensor]) -> list[Any]:
+        """What differs once a module or tensor was replaced or changed, or autocast switched."""
         versions = [(x.data_ptr(), None if x.is_inference() else x._version) for x in tensors]
-        return [*versions, is_autocasting(self.device.type)]
+        return [*modules, *versions, is_autocasting(self.device.type)]
 
     def reset_image(self) -> None:
         super().reset_image()
-        self._known = None
+        self._kept = None
 
     @torch.no_grad()
     def ask_each(
@@ -202,7 +208,7 @@ class SamPredictor(BasePredictor):
         scaled = self.transform.apply_coords(points, self.original_size)
         coords = torch.as_tensor(scaled, dtype=torch.float, device=self.device)[:, None]
         labels = torch.ones(coords.shape[:2], dtype=torch.int, device=self.device)
-        if not (self._prepares and is_own(self, "predict_torch")):
+        if not (self._can_prepare and is_own(self, "predict_torch")):
             _, iou, logits = self.predict_torch(coords, labels)
             passing = (iou > least_iou).cpu().numpy()
             return _array(logits)[passing], _array(iou)[passing], passing.nonzero()[0]
@@ -234,5 +240,5 @@ class SamPredictor(BasePredictor):
 
 
 def _array(x: Tensor) -> np.ndarray:
-    """As float32: NumPy has no bfloat16, and OpenCV does not scale float16."""
+    """A float32 array: NumPy has no bfloat16, and OpenCV does not scale float16."""
     return x.float().cpu().numpy()

@@ -10,10 +10,9 @@ from expedit_sam.modes import is_transforming
 
 
 def _onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies float32 faster on this CPU than MKL, which PyTorch asks.
+    """Whether oneDNN multiplies float32 faster on this CPU than MKL, which PyTorch uses.
 
-    MKL is Intel's; on AMD's CPUs with AVX-512 it reaches half to nine tenths of
-    oneDNN's rate.
+    MKL is Intel's; on AMD's CPUs with AVX-512 it reaches half to nine tenths of oneDNN's rate.
     """
     if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch
         return False
@@ -23,8 +22,8 @@ def _onednn_is_faster() -> bool:
 
 
 _ONEDNN_IS_FASTER = _onednn_is_faster()
-# Numbers in a matrix: oneDNN takes one product at a time, which pays for more than a window has
-# scores. MKL takes many.
+# Numbers in a matrix from which on oneDNN, which takes one product at a time, is worth its calls.
+# MKL takes a batch at once; a window's scores are fewer.
 _LARGE = 2**16
 
 
@@ -55,7 +54,7 @@ def row_products(x: Tensor, y: Tensor) -> Tensor:
 
 def add_row_products(to: Tensor, x: Tensor, y: Tensor, factor: float = 1.0) -> None:
     """Add ``factor`` times ``row_products(x, y)`` to BxMxN."""
-    # Of a transposed x oneDNN would make a copy first, and the sum is another pass over memory.
+    # oneDNN would copy a transposed x first, and has to add in another pass over memory.
     if x.stride(2) != 1 or not (_is_for_onednn(x) and _are_large(x, y)):
         to.baddbmm_(x, y.transpose(1, 2), alpha=factor)
         return
@@ -66,7 +65,7 @@ def add_row_products(to: Tensor, x: Tensor, y: Tensor, factor: float = 1.0) -> N
 def _linear_by_onednn(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
-    """``activation`` is "none" or "gelu"."""
+    """A linear layer; ``activation`` is "none" or "gelu"."""
     # The operator takes a thousand times as long for a weight with gaps in memory.
     if not (weight.is_contiguous() or weight.T.is_contiguous()):
         weight = weight.contiguous()
@@ -76,7 +75,7 @@ def _linear_by_onednn(
 
 
 def _are_large(x: Tensor, y: Tensor) -> bool:
-    """Whether BxMxK and BxNxK are large enough to be multiplied one by one."""
+    """Whether BxMxK and BxNxK are large enough for one call of oneDNN each."""
     rows, columns, inner = x.shape[1], y.shape[1], x.shape[2]
     return max(rows * columns, rows * inner, columns * inner) >= _LARGE
 
@@ -84,10 +83,10 @@ def _are_large(x: Tensor, y: Tensor) -> bool:
 def _is_for_onednn(x: Tensor) -> bool:
     return (
         _ONEDNN_IS_FASTER
-        # A graph, and whatever counts or rewrites operations, is to see a linear layer.
+        # Graphs, and whatever counts or rewrites operations, need to see a linear layer.
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         and not (torch._C._len_torch_dispatch_stack() or is_transforming())
         and (x.dtype, x.device.type) == (torch.float32, "cpu")
-        # The operator knows neither.
+        # The operator supports neither gradients nor autocast.
         and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
     )

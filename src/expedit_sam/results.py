@@ -28,8 +28,8 @@ from expedit_sam.errors import InputError
 FORMATS = ("coco", "png", "yolo", "labelme")
 USUAL_FORMATS = ("coco", "png")
 
-HIDDEN = ".expedit-sam-"  # what begins the names of folders that are being filled
-LABELS_WRITTEN = ".expedit-sam.labels"  # a line each: the hash of a label file of ours
+HIDDEN = ".expedit-sam-"  # names of folders that are being filled begin with it
+LABELS_WRITTEN = ".expedit-sam.labels"  # the hashes of our label files, one a line
 
 _JPEG_LIMIT = 65_500  # pixels a side
 _DESCRIPTION = "Masks by Expedit-SAM"
@@ -48,9 +48,9 @@ def write_results(
 ) -> list[Path]:
     """Write the masks of one image, replacing those of an earlier run.
 
-    Nothing in a label file says that it is of this package, and people correct labels: one is
-    replaced only where it is just what an earlier run wrote, by the hashes that the hidden file
-    ``LABELS_WRITTEN`` of the folder keeps.
+    A label file (YOLO, LabelMe) cannot say that it is of this package, and people correct labels.
+    So it is replaced only if it is still what an earlier run wrote, by the hashes that the folder's
+    hidden file ``LABELS_WRITTEN`` keeps.
 
     ::
 
@@ -93,7 +93,7 @@ def write_results(
             text = labels.yolo_lines(image_size, records)
             _write_labels(place / f"{name}.txt", text, Path(folder))
         if "labelme" in formats:
-            text = labels.labelme_document(image_file, image_size, records)
+            text = labels.labelme_document(_path_from(folder, image_file), image_size, records)
             _write_labels(place / f"{name}.labelme.json", text, Path(folder))
         return sorted(Path(folder, path.name) for path in place.iterdir())
 
@@ -134,7 +134,7 @@ def result_names(images: Iterable[Path]) -> list[str]:
 
 
 def check_inputs_stay(folder: Path, given: Iterable[Path], images: Iterable[Path]) -> None:
-    """See that results in a folder replace no image, and are not taken for images next time.
+    """Check that results in a folder replace no image, and are not taken for images next time.
 
     Arguments:
         folder: of the results.
@@ -156,7 +156,7 @@ def check_inputs_stay(folder: Path, given: Iterable[Path], images: Iterable[Path
 
 
 def check_formats(names: Iterable[str]) -> list[str]:
-    """The names of formats themselves.
+    """The names of formats without spaces around them.
 
     Raises:
         InputError: one is unknown, or needs a package that is not there.
@@ -182,13 +182,17 @@ def prepare_folder(folder: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def appearing_together(folder: Path) -> Iterator[Path]:
-    """A hidden folder whose files move to ``folder`` once all of them are written."""
+    """A hidden folder whose files move to ``folder`` once all of them are written.
+
+    Raises:
+        InputError: the folder cannot be written to, or something is in a result's place.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=HIDDEN) as place:
             yield Path(place)
             written = sorted(Path(place).iterdir())
-            for path in written:  # before the first takes its name
+            for path in written:  # all of them, before the first is moved
                 _check_kind(path, folder / path.name)
             for path in written:
                 if (folder / path.name).is_dir():
@@ -204,16 +208,18 @@ def appearing_together(folder: Path) -> Iterator[Path]:
 
 
 def _check_kind(new: Path, old: Path) -> None:
+    """Raise ``InputError`` where a file would replace a folder, or a folder a file."""
     if old.exists() and old.is_dir() != new.is_dir():
         kind = "folder" if old.is_dir() else "file"
         raise InputError(f"{old} is a {kind} in a result's place: choose another folder")
 
 
 def _replace_masks(new: Path, old: Path) -> None:
+    """Move the masks of one folder into another, and delete what an earlier run had more."""
     masks = list(new.iterdir())
     for mask in masks:
         mask.replace(old / mask.name)
-    # Numbers that go on are masks of an earlier run, whatever else is there somebody's own.
+    # Files that continue the numbers are an earlier run's masks. All others are somebody's own.
     for number in itertools.count(len(masks) + 1):
         if not (path := old / _mask_name(number)).exists():
             break
@@ -226,17 +232,25 @@ def _mask_name(number: int) -> str:
 
 def _check_replaceable(document: Path) -> None:
     """Refuse to write over a json that is not of this package, such as somebody's labels."""
-    if document.is_file() and not _is_ours(document):  # a folder in the way is told later
+    if document.is_file() and not _is_ours(document):  # a folder is left to ``_check_kind``
         raise InputError(f"{document} is there and no result of ours: choose another folder")
 
 
 def _is_ours(document: Path) -> bool:
-    """Whether there is COCO json of this package."""
+    """Whether a file is COCO json of this package."""
     try:
         info = json.loads(document.read_text(encoding="utf-8"))["info"]
         return bool(info["description"] == _DESCRIPTION)
     except (ValueError, LookupError, TypeError, RecursionError):
         return False
+
+
+def _path_from(folder: str | os.PathLike[str], file: str | os.PathLike[str]) -> str:
+    """The path that leads from a folder to a file."""
+    try:
+        return os.path.relpath(file, os.path.realpath(folder))
+    except ValueError:  # they are on two drives of Windows
+        return os.path.abspath(file)  # noqa: PTH100
 
 
 def _write_labels(new: Path, text: str, folder: Path) -> None:
@@ -255,7 +269,7 @@ def _write_labels(new: Path, text: str, folder: Path) -> None:
 
 
 def _hash(labels: Path) -> bytes:
-    """Of the file's name and contents, in hexadecimal."""
+    """Hash of a file's name and contents, in hexadecimal."""
     return hashlib.sha256(os.fsencode(labels.name) + labels.read_bytes()).hexdigest().encode()
 
 
@@ -278,7 +292,7 @@ def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What json can hold: it has no NaN, the stability score of an empty mask."""
+    """A value as json can hold it. It has no NaN, which is the stability of an empty mask."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -39,7 +39,7 @@ class ResizeLongestSide:
 
     def apply_image_torch(self, image: Tensor) -> Tensor:
         """Resize BxCxHxW float images; close to ``apply_image`` but not equal to it."""
-        from torch.nn import functional as F  # only here: predictors without PyTorch come here too
+        from torch.nn import functional as F  # only here: other predictors do without PyTorch
 
         size = self._size(image.shape[-2:])
         return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
@@ -74,7 +74,7 @@ def upscale_logits(
 
     Arguments:
         logits: ...xhxw float32.
-        side: of the network's square input.
+        side: side of the network's square input in pixels.
         input_size: (H, W) of the resized image before padding.
         size: (H, W) of the image.
 
@@ -95,7 +95,15 @@ def upscale_masks(
     size: tuple[int, ...],
     threshold: float,
 ) -> np.ndarray:
-    """``upscale_logits(...) > threshold``, a mask at a time: logits in full size fill no cache."""
+    """``upscale_logits(...) > threshold``, a mask at a time to keep its logits in a cache.
+
+    Arguments:
+        logits, side, input_size, size: see ``upscale_logits``.
+        threshold: logits above it belong to a mask.
+
+    Returns:
+        ...xHxW booleans.
+    """
     low = logits.reshape(-1, *logits.shape[-2:])
     masks, whole = np.empty((len(low), *size), bool), np.empty(size, np.float32)
     for one, mask in zip(low, masks, strict=True):
@@ -111,10 +119,10 @@ def seen_logits(
 
     Arguments:
         low_res_size: (h, w) of the low-res logits of the network's square input.
-        side: of that input.
+        side: side of that input in pixels.
         input_size: (H, W) of the resized image before padding.
     """
-    # Scaling looks at the next row too.
+    # Bilinear scaling reads one row and column beyond.
     rows, columns = (
         min(low, math.ceil(extent * low / side) + 1)
         for low, extent in zip(low_res_size, input_size, strict=True)
@@ -123,6 +131,7 @@ def seen_logits(
 
 
 def _upscale(low: np.ndarray, side: int, input_size: tuple[int, ...], whole: np.ndarray) -> None:
+    """Scale hxw logits into the HxW array ``whole`` (see ``upscale_logits``)."""
     rows, columns = seen_logits(low.shape, side, input_size)
     seen = np.ascontiguousarray(low[:rows, :columns])
     down, across = (side / extent for extent in low.shape)

@@ -54,7 +54,7 @@ def test_every_image_is_in_one_block_of_one_share(
         for index in block["index"].to_pylist()
     ]
     assert sorted(seen) == [i for i in range(number) if i // size not in done]
-    for block in blocks(job, job.chunks):
+    for block in blocks(job, job.pending()):
         assert len({index // size for index in block["index"].to_pylist()}) == 1
 
 

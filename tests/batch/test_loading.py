@@ -30,7 +30,7 @@ class Flaky:
 
 
 def load(uri: str, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(loading, "_bytes", flaky)
+    monkeypatch.setattr(loading, "_read_bytes", flaky)
     monkeypatch.setattr(loading, "time", SimpleNamespace(sleep=flaky.waited.append))
     return loading.load_item({"uri": uri, "image": "a picture", "prompts": None})[0]
 
@@ -71,4 +71,4 @@ def test_nobody_waits_for_a_pipe(tmp_path: Path) -> None:
 def test_no_more_of_a_tar_is_read_than_the_image(tmp_path: Path) -> None:
     write_members(tmp_path / "d.tar", {"1.png": png(1), "2.png": png(2)})
     items = list_items(str(tmp_path / "d.tar")).to_pylist()
-    assert [loading._bytes(item) for item in items] == [png(1), png(2)]
+    assert [loading._read_bytes(item) for item in items] == [png(1), png(2)]

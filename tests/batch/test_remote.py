@@ -76,7 +76,7 @@ def test_not_on_s3(store: Store, place: str) -> None:
 def test_a_store_that_is_away_for_a_while(
     store: Store, tmp_path: Path, few: Sam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "_WAITS", ())
+    monkeypatch.setattr(loading, "_RETRY_WAITS", ())
     job = Job.open(
         tmp_path / "out", {"images_per_shard": 2}, lambda: list_items("s3://bucket/photos")
     )

@@ -67,7 +67,7 @@ def test_no_more_files_are_read_than_the_limit_needs(tmp_path: Path) -> None:
 
 
 def test_a_long_list_is_numbered_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expedit_sam.batch.sources._TOGETHER", 2)
+    monkeypatch.setattr("expedit_sam.batch.sources._ITEMS_PER_BATCH", 2)
     items = listed(write_pictures(tmp_path / "a", 5))
     assert [item["image_id"] for item in items] == [1, 2, 3, 4, 5]
     shows(items, 0, 1, 2, 3, 4)

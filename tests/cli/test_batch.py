@@ -72,6 +72,24 @@ def test_a_retry_leaves_what_went_well(run: Callable, photos: Path) -> None:
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
 
 
+def test_a_retry_keeps_masks_whose_images_are_away(
+    run: Callable, photos: Path, photo: np.ndarray
+) -> None:
+    run("batch", photos, *ALL)
+    before = pq.read_table("out/shards").to_pylist()
+    photos.rename("elsewhere")
+    assert "images: 2 of 3; failed: 1" in run("batch", photos, *ALL, "--retry-failed").stdout
+    after = pq.read_table("out/shards").to_pylist()
+    assert (after[0], after[2]) == (before[0], before[2])
+    assert "does not exist" in after[1]["error"]
+    Path("elsewhere").rename(photos)
+    Image.fromarray(photo).save(photos / "b.png")
+    run("batch", photos, *ALL, "--retry-failed")
+    run("batch", photos, *ALL, "--out", "undisturbed")
+    shard = "shards/000000.parquet"
+    assert Path("out", shard).read_bytes() == Path("undisturbed", shard).read_bytes()
+
+
 def test_the_number_of_threads_stays(run: Callable, photos: Path) -> None:
     run("batch", photos, *ALL)
     assert run("batch", photos, *ALL[:4], *ALL[6:]).exit_code == 0
@@ -89,8 +107,8 @@ def test_int8_keeps_workers_on_the_cpu(
 ) -> None:
     places = []
 
-    def start(*arguments: Any) -> None:
-        places.append(arguments[5])
+    def start(*arguments: Any, device: str, **others: Any) -> None:
+        places.append(device)
         raise InputError("enough")
 
     monkeypatch.setattr("expedit_sam.batch.start.start", start)

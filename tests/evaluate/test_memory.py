@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+from expedit_sam.evaluate import memory
 
 MEASURE = """
 import numpy as np
@@ -18,6 +22,15 @@ before = memory.bytes()
 held = np.ones(25_000_000)
 print(memory.bytes() - before)
 """
+
+
+def test_a_system_that_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = tmp_path / "status"
+    monkeypatch.setattr(memory, "_STATUS", status)
+    peak = memory.PeakMemory(torch.device("cpu"))
+    assert peak.bytes() is None
+    status.write_text("Name:\tpython\nVmRSS:\t1 kB\n")
+    assert peak.bytes() is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets an earlier peak")

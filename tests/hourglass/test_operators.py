@@ -62,7 +62,7 @@ def test_any_window_and_number_of_clusters(
 ) -> None:
     size = (data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))
     tokens = torch.randn(2, height, width, 8, generator=torch.Generator().manual_seed(0)) * scale
-    centroids, sizes, shares, belonging = cluster_windows(
+    centroids, sizes, shares, memberships = cluster_windows(
         tokens, size, iterations=3, temperature=1.0 / scale**2, neighborhood=neighborhood
     )
     assert centroids.shape == (2, size[0] * size[1], 8)
@@ -70,8 +70,8 @@ def test_any_window_and_number_of_clusters(
     torch.testing.assert_close(shares @ tokens.flatten(1, 2), centroids)
     torch.testing.assert_close(sizes.sum(dim=1), torch.full((2,), float(height * width)))
     everything_once = torch.ones(2, height * width)
-    torch.testing.assert_close(belonging.sum(dim=-1), everything_once)
-    assert ((belonging > 0).sum(dim=-1) <= neighborhood**2).all()
+    torch.testing.assert_close(memberships.sum(dim=-1), everything_once)
+    assert ((memberships > 0).sum(dim=-1) <= neighborhood**2).all()
     weights = reconstruction_weights(tokens.flatten(1, 2), centroids, 1.0 / scale**2, neighbors=4)
     torch.testing.assert_close(weights.sum(dim=-1), everything_once)
     assert ((weights > 0).sum(dim=-1) <= 4).all()

@@ -214,6 +214,13 @@ def test_no_network(server, checkpoint) -> None:
     assert str(cache_path(unreachable)) in complaint
 
 
+def test_certificates_that_are_missing(checkpoint, monkeypatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/missing.pem")
+    complaint = complaint_of(replace(checkpoint, url="https://127.0.0.1:9/sam.pth"))
+    assert "cannot reach" in complaint
+    assert "/missing.pem" in complaint
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_full_disk(checkpoint) -> None:
     part_of(checkpoint).parent.mkdir()

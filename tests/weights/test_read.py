@@ -185,6 +185,14 @@ def test_truncated_files(weights, tmp_path, save, share) -> None:
     assert "truncated or damaged" in complaint_of(path)
 
 
+def test_an_archive_with_a_damaged_end(weights, tmp_path) -> None:
+    save_zip(weights, tmp_path / "sam.pth")
+    damaged = bytearray((tmp_path / "sam.pth").read_bytes())
+    damaged[-30:-22] = b"U" * 8
+    (tmp_path / "sam.pth").write_bytes(damaged)
+    assert "truncated or damaged" in complaint_of(tmp_path / "sam.pth")
+
+
 def test_missing_files_and_folders(tmp_path) -> None:
     assert "does not exist" in complaint_of(tmp_path / "no.pth")
     assert "is a folder" in complaint_of(tmp_path)
@@ -195,7 +203,7 @@ def test_missing_files_and_folders(tmp_path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs symbolic links")
 def test_unreadable_file(tmp_path) -> None:
     (tmp_path / "sam.pth").symlink_to("sam.pth")
-    assert "cannot be read: Too many levels" in complaint_of(tmp_path / "sam.pth")
+    assert "cannot be read (Too many levels" in complaint_of(tmp_path / "sam.pth")
 
 
 @pytest.mark.parametrize("content", [b"<html>404</html>" * 9, b"version https://git-lfs", b"\x01"])

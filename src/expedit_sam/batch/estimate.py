@@ -23,10 +23,10 @@ class Estimate:
 
     Attributes:
         images: how many there are.
-        hours: of one worker.
-        bytes: of shards.
-        failures: among the images that were measured.
-        measured: how many were.
+        hours: that one worker would take.
+        bytes: size of all shards.
+        failures: how many of the measured images failed.
+        measured: how many images were really done.
     """
 
     images: int
@@ -40,6 +40,12 @@ def estimate(items: pa.Table, sam: Sam, task: Task, threads: int | None = None) 
     """Do a few images, in this process and without writing anything, and scale up.
 
     The first of them is done twice and timed the second time: a network has to warm up.
+
+    Arguments:
+        items: a row an image, with the schema ``ITEMS``.
+        sam: the network.
+        task: what to ask.
+        threads: of PyTorch; None leaves its own number.
     """
     total = items.num_rows
     chosen = np.linspace(0, total - 1, min(MEASURED, total)).astype(int)

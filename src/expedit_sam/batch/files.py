@@ -14,13 +14,13 @@ from expedit_sam.errors import InputError
 
 @contextmanager
 def appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name when it is complete.
+    """A file to write that gets its name only when it is complete.
 
-    Its temporary name, hidden and with ``.part`` at its end, is no other writer's, so that of two
-    writers of one file one wins. What a process that died leaves is removed when a job goes on.
+    Until then it has a hidden name of its own that ends in ``.part``, so that where two processes
+    write one file, one of them wins. A job that goes on removes those of killed processes.
 
     Raises:
-        InputError: it cannot be written, the disk being full for instance.
+        InputError: it cannot be written, because the disk is full for instance.
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:

@@ -2,8 +2,8 @@
 
 ::
 
-    OUT/job.json               what was asked; another answer never goes into this folder
-    OUT/items.parquet          the list, in its order, and how the files were that hold the images
+    OUT/job.json               what was asked; results of anything else never go into this folder
+    OUT/items.parquet          the list of images, and the versions of the files that hold several
     OUT/shards/000000.parquet  results of the first chunk, and so on
     OUT/summary.json           counts and failures
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
@@ -59,14 +60,14 @@ class Job:
             folder: of results; made if it is missing.
             settings: what is asked, as json holds it, with ``images_per_shard``.
             list_items: called when the job begins, not when it goes on.
-            threads: that it begins with where none are asked; it goes on with those it has.
+            threads: of a new job whose settings name no number; a job that goes on keeps its own.
 
         Raises:
             InputError: the folder holds results of something else, or cannot be used.
         """
         with locked(folder, "begin", wait=600):
             begun = read_settings(folder)
-            kept = begun.get("threads")  # None, of a job on GPUs, fixes nothing
+            kept = begun.get("threads")  # None: a new job, or one on GPUs, where any number will do
             settings = settings | {"threads": settings.get("threads") or kept or threads}
             if (folder / "job.json").exists():
                 _check_same(folder, begun | {"threads": kept or settings["threads"]}, settings)
@@ -90,31 +91,43 @@ class Job:
         return self.folder / "shards" / f"{chunk:06d}.parquet"
 
     def pending(self, share: tuple[int, int] = (1, 1), failed: bool = False) -> list[int]:
-        """Chunks of the i-th of n shares that are not done; with ``failed``, or hold failures."""
+        """The chunks that are left to do.
+
+        Arguments:
+            share: (i, n), of the i-th of n shares alone.
+            failed: chunks too that are done and hold failures.
+        """
         part, parts = share
         return [
             chunk
             for chunk in self.chunks[part - 1 :: parts]
-            if not self.shard(chunk).exists() or (failed and self._has_failures(chunk))
+            if (self.items_left(chunk).num_rows if failed else not self.shard(chunk).exists())
         ]
-
-    def _has_failures(self, chunk: int) -> bool:
-        errors = read_shard(self.shard(chunk), ["error"])["error"]
-        return bool(errors.null_count < len(errors))
 
     def items_of(self, chunk: int) -> pa.Table:
         """The list of a chunk's images."""
         size = self.settings["images_per_shard"]
         return self.items.slice(chunk * size, size)
 
+    def items_left(self, chunk: int) -> pa.Table:
+        """Those of a chunk's images that were not done yet, or failed."""
+        items = self.items_of(chunk)
+        if not self.shard(chunk).exists():
+            return items
+        return items.filter(pc.is_valid(read_shard(self.shard(chunk), ["error"])["error"]))
+
     def write(self, chunk: int, results: list[pa.Table]) -> None:
-        """Results of a whole chunk, in any order, as its shard."""
-        table = pa.concat_tables([t.select(SHARD.names) for t in results]).sort_by("index")
+        """Results of what is left of a chunk, in any order, as its shard."""
+        if self.shard(chunk).exists():  # what went well stays
+            before = read_shard(self.shard(chunk), SHARD.names)
+            results = [*results, before.filter(pc.is_null(before["error"]))]
+        table = pa.concat_tables([t.select(SHARD.names).cast(SHARD) for t in results])
+        table = table.sort_by("index")
         expected = self.items_of(chunk)["index"].to_pylist()
         if table["index"].to_pylist() != expected:
             raise RuntimeError(f"chunk {chunk} has results of {table['index'].to_pylist()}")
         with appearing(self.shard(chunk)) as file:
-            pq.write_table(table.cast(SHARD).combine_chunks(), file, compression="zstd")
+            pq.write_table(table.combine_chunks(), file, compression="zstd")
 
     def shards(self) -> Iterator[Path]:
         """The results there are, in order."""
@@ -151,7 +164,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """What was asked of the job in a folder; empty where there is none.
 
     Raises:
-        InputError: its job.json is none.
+        InputError: its job.json cannot be read.
     """
     try:
         settings = json.loads((folder / "job.json").read_text(encoding="utf-8"))
@@ -164,12 +177,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def locked(folder: Path, name: str, wait: float = 0) -> Iterator[None]:
-    """Keeps a second process away from the same work; a killed process keeps nothing.
+    """Hold a lock on a piece of work; a process that is killed lets go of it.
 
     Arguments:
         folder: of results; made if it is missing.
         name: of the work.
-        wait: seconds for another process; -1 is as long as it takes.
+        wait: seconds to wait for another process; -1 is as long as it takes.
 
     Raises:
         InputError: another one is at it, or the folder cannot be used.
@@ -195,14 +208,14 @@ def locked(folder: Path, name: str, wait: float = 0) -> Iterator[None]:
 
 @contextmanager
 def at_work(folder: Path, share: tuple[int, int]) -> Iterator[None]:
-    """Keeps a share of the job in a folder to this process, for as long as it writes there.
+    """Hold the lock on a share of a job, so that no other process writes the same shards.
 
     Raises:
         InputError: another process is at this share, or at one of another number of shares,
             which may overlap; or the folder cannot be used.
     """
     with ExitStack() as kept:
-        with locked(folder, "shares", wait=60):  # nobody else begins while the others are counted
+        with locked(folder, "shares", wait=60):  # no share begins while the others are counted
             kept.enter_context(locked(folder, "share-{}-of-{}".format(*share)))
             numbers = _numbers_at_work(folder, share)
             if numbers - {share[1]}:
@@ -216,7 +229,7 @@ def at_work(folder: Path, share: tuple[int, int]) -> Iterator[None]:
 
 
 def _numbers_at_work(folder: Path, own: tuple[int, int]) -> set[int]:
-    """The N of every other share I/N that a process is at."""
+    """The N of every other share I/N whose lock some process holds."""
     numbers = set()
     for path in folder.glob(".share-*-of-*.lock"):
         part, parts = map(int, re.findall(r"\d+", path.name))
@@ -230,14 +243,15 @@ def _numbers_at_work(folder: Path, own: tuple[int, int]) -> set[int]:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of files that never took their names."""
-    with suppress(OSError):  # they do no harm
+    """Remove the temporary files of killed processes (see ``appearing``)."""
+    with suppress(OSError):  # they do no harm where they cannot be removed
         for pattern in (".*.json.*part", ".*.parquet.*part", "shards/.*.parquet.*part"):
             for path in folder.glob(pattern):
                 path.unlink()
 
 
 def _check_same(folder: Path, begun: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raise ``InputError`` unless a job is asked for what it was begun with."""
     for name in begun | asked:
         before, now = begun.get(name), asked.get(name)
         if before != now:

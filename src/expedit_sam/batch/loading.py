@@ -19,7 +19,7 @@ from expedit_sam.errors import InputError
 from expedit_sam.images import decode_image
 
 ITEM_COLUMNS = ("uri", "offset", "size", "row", "prompts")
-_WAITS = (1, 2)  # seconds before a network is asked again
+_RETRY_WAITS = (1, 2)  # seconds before reading a file over HTTP, S3 ... once more
 
 
 def load_item(item: dict[str, Any]) -> tuple[np.ndarray, list[Prompt] | None]:
@@ -29,7 +29,7 @@ def load_item(item: dict[str, Any]) -> tuple[np.ndarray, list[Prompt] | None]:
         InputError: it cannot be read, or is no image.
     """
     with readable(item["uri"]):
-        data = _patiently(item)
+        data = _read_with_retries(item)
     return decode_image(io.BytesIO(data), item["image"]), item["prompts"]
 
 
@@ -54,27 +54,28 @@ def load_row(row: dict[str, Any], column: str) -> tuple[np.ndarray, list[Prompt]
     return np.ascontiguousarray(value), prompts_of(row)
 
 
-def _patiently(item: dict[str, Any]) -> bytes:
-    """The bytes of an item; a network may fail for a moment."""
-    for seconds in _WAITS if "://" in item["uri"] else ():
+def _read_with_retries(item: dict[str, Any]) -> bytes:
+    """The bytes of an item; a remote file system may fail for a moment."""
+    for seconds in _RETRY_WAITS if "://" in item["uri"] else ():
         try:
-            return _bytes(item)
+            return _read_bytes(item)
         except (FileNotFoundError, PermissionError, InputError):
             raise
         except Exception:
             time.sleep(seconds)
-    return _bytes(item)
+    return _read_bytes(item)
 
 
-def _bytes(item: dict[str, Any]) -> bytes:
+def _read_bytes(item: dict[str, Any]) -> bytes:
+    """The encoded image: a cell of a Parquet file, a stretch of a tar, or a whole file."""
     if item.get("row") is not None:
-        return _cell(item["uri"], item["row"])
+        return _read_cell(item["uri"], item["row"])
     with open_uri(item["uri"]) as file:
         file.seek(item.get("offset") or 0)
         return file.read(item["size"] if item.get("size") is not None else -1)
 
 
-def _cell(uri: str, row: int) -> bytes:
+def _read_cell(uri: str, row: int) -> bytes:
     starts = _row_group_starts(uri)
     group = int(np.searchsorted(starts, row, side="right")) - 1
     value = _row_group(uri, group)[row - int(starts[group])].as_py()
@@ -87,6 +88,7 @@ def _cell(uri: str, row: int) -> bytes:
 
 @lru_cache(maxsize=16)
 def _row_group_starts(uri: str) -> np.ndarray:
+    """The number of the first row of each row group of a Parquet file."""
     with open_uri(uri) as file:
         metadata = pq.ParquetFile(file).metadata
     rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]

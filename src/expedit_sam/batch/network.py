@@ -24,14 +24,20 @@ from expedit_sam.predictor import SamPredictor
 def ask_prompts(predictor: SamPredictor, prompts: Sequence[Prompt], at_once: int) -> Answer:
     """The best mask of each prompt on the image that is set.
 
-    A single point may mean a thing, its part or the whole: the one with the highest predicted IoU
-    of three counts. Any other prompt is asked for one mask.
+    A single point may mean a thing, its part or the whole: of its three masks the one with the
+    highest predicted IoU counts. Any other prompt is asked for one mask.
+
+    Arguments:
+        predictor: with an image set.
+        prompts: in pixels of the image.
+        at_once: how many prompts are decoded together at most.
 
     Returns:
-        Px4hx4w low-res logits, P predicted IoU, and 0 to P - 1.
+        Px4hx4w low-res logits, P predicted IoU, and the prompts' numbers, 0 to P - 1.
     """
     logits = np.zeros((len(prompts), *predictor.mask_input_size), np.float32)
     iou = np.zeros(len(prompts), np.float32)
+    # Prompts with as many points, and a box or none, are one tensor.
     alike: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for number, prompt in enumerate(prompts):
         alike[len(prompt["points"] or []), prompt["box"] is not None].append(number)
@@ -68,7 +74,7 @@ def _tensors(
 
 
 class Network:
-    """A network and what it is asked; give it tables.
+    """The stage that asks the network: a call takes a table of read images and gives their answers.
 
     Arguments:
         sam: the network.
@@ -83,7 +89,7 @@ class Network:
         self.task = task
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Answers in the place of crops, in the rows' ``work``."""
+        """The table with answers instead of crops in its column ``work``."""
         started = time.perf_counter()
         works = works_of(table)
         for work, features in zip(works, self._encode_each(works), strict=True):
@@ -113,7 +119,7 @@ class Network:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        # Not in the handler, where the traceback still holds what did not fit.
+        # Outside of the handler, where the traceback would still hold the tensors that did not fit.
         return [self._encode_alone(work) for work in works]
 
     def _encode_alone(self, work: Work) -> list[Tensor]:
@@ -122,7 +128,13 @@ class Network:
         return []
 
     def ask(self, work: Work, features: Sequence[Tensor], task: Task) -> list[Answer]:
-        """The answers to a task about an image, of whose crops these are the embeddings."""
+        """What the network answers to a task on an image.
+
+        Arguments:
+            work: the image.
+            features: the 1xCxhxw embedding of each of its crops.
+            task: everything, or the prompts of ``work``.
+        """
         if task.everything is not None:
             asker = Asker(self.predictor, list(zip(features, work.sizes, strict=True)))
             generator(asker, task).generate(blank(work.size))

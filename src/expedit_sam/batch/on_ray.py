@@ -37,21 +37,24 @@ _BLOCKS_PER_ROUND = 1000
 
 @contextmanager
 def cluster(address: str | None = None) -> Iterator[None]:
-    """Ray, started on this machine or joined, without a word and without reports to anybody.
+    """Start Ray on this machine or join a cluster; it prints nothing and reports to nobody.
+
+    Arguments:
+        address: HOST:PORT of a cluster; None starts one here.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    # Ray tells standard output that it stopped workers at Ctrl+C, and that it tries again.
+    # At Ctrl+C Ray would print that it stopped its workers and that it retries.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`|infinite retries")
     try:
         import ray
     except ImportError as error:
         raise InputError("--workers needs Ray: pip install 'expedit-sam[ray]'") from error
     try:
-        with _unheard():
+        with _stderr_silenced():
             ray.init(
                 address=address or "local",
                 include_dashboard=None if address else False,
@@ -68,7 +71,7 @@ def cluster(address: str | None = None) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as errors it raises
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it raises its errors too
     try:
         yield
     finally:
@@ -76,8 +79,8 @@ def cluster(address: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Nothing on standard error: Ray's native part says there how much it is going to say."""
+def _stderr_silenced() -> Iterator[None]:
+    """Discard what is written to standard error, by Ray's C++ part too, which no logger reaches."""
     kept = os.dup(2)
     try:
         with Path(os.devnull).open("w") as nowhere:
@@ -140,7 +143,7 @@ def on_ray(sam: Sam, task: Task, shape: Shape) -> Pipeline:
         while tables := list(itertools.islice(blocks, _BLOCKS_PER_ROUND)):
             dataset = ray.data.from_arrow(tables)
             results = _stages(dataset, sam, task, load_item, ITEM_COLUMNS, shape)
-            with _in_one_line():
+            with _worker_errors_unwrapped():
                 yield from results.iter_batches(
                     batch_size=None, batch_format="pyarrow", prefetch_batches=0
                 )
@@ -149,28 +152,28 @@ def on_ray(sam: Sam, task: Task, shape: Shape) -> Pipeline:
 
 
 @contextmanager
-def _in_one_line() -> Iterator[None]:
-    """Raises a worker's ``InputError`` here, out of the traceback that Ray tells of it."""
+def _worker_errors_unwrapped() -> Iterator[None]:
+    """Raise a worker's ``InputError`` itself, taken from the traceback that Ray wraps it in."""
     from ray.exceptions import RayActorError
 
     try:
         yield
     except RayActorError as error:
-        if told := re.search(r"InputError: (.+)", str(error)):
-            raise InputError(told[1]) from error
+        if match := re.search(r"InputError: (.+)", str(error)):
+            raise InputError(match[1]) from error
         raise
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a cluster is used.
+    """How many workers a cluster runs, and what Ray reserves for them.
 
     Attributes:
         workers: processes that hold the network.
-        threads: of PyTorch in each; None where they have a GPU.
-        device: of each.
-        gpus, cpus: what a worker counts as.
-        beside: CPUs that a task that reads or makes masks counts as.
+        threads: of PyTorch in each worker; None leaves PyTorch's own number.
+        device: of each worker, "cpu", "cuda" or "mps".
+        gpus, cpus: what Ray reserves for a worker, in fractions of one; threads may be more.
+        beside: CPUs that Ray reserves for a task that reads images or makes masks.
     """
 
     workers: int
@@ -182,7 +185,7 @@ class Shape:
 
     @classmethod
     def of(cls, workers: int | None, threads: int | None, device: str) -> Shape:
-        """A fitting one for the cluster that this process has joined.
+        """The shape that fits the cluster which this process has joined.
 
         Arguments:
             workers: None is one a GPU, or one.
@@ -205,14 +208,14 @@ class Shape:
             raise InputError(f"device '{device}' is not available on Ray: pass device 'cpu'")
         if device == "cuda":
             workers = workers or max(int(gpus), 1)
-            counted = min(1.0, resources["CPU"] / workers / 2)  # which leaves some for the others
-            return cls(workers, threads, device, min(1.0, gpus / workers), counted, counted)
+            reserved = min(1.0, resources["CPU"] / workers / 2)  # leaves some for the other stages
+            return cls(workers, threads, device, min(1.0, gpus / workers), reserved, reserved)
         workers = workers or 1
         cpus = resources["CPU"] / workers
-        # Little, so that the workers of a lost node find room on the others and still leave some
-        # for reading and making masks; without it everything would wait for everything.
-        counted = cpus / 4
-        return cls(workers, threads or max(1, int(cpus)), device, 0.0, counted, counted)
+        # A quarter: the workers of a lost node then fit onto the other nodes and still leave room
+        # for reading and making masks. Without that room all stages would wait for each other.
+        reserved = cpus / 4
+        return cls(workers, threads or max(1, int(cpus)), device, 0.0, reserved, reserved)
 
 
 def _useless_gpus() -> float:
@@ -233,20 +236,24 @@ def _stages(
     drop: tuple[str, ...],
     shape: Shape,
 ) -> ray.data.Dataset:
+    """The three stages of a batch on a dataset, lazily; see ``stages.read`` for the arguments."""
     import ray
 
-    whole: dict[str, Any] = {
+    whole_blocks: dict[str, Any] = {
         "batch_size": None,
         "batch_format": "pyarrow",
         "zero_copy_batch": True,
     }
     beside = min(shape.beside, 1.0)
     with warnings.catch_warnings():
-        # scheduling_strategy and ray_remote_args_fn go in Ray 2.64, which is excluded.
+        # Ray warns that scheduling_strategy and ray_remote_args_fn go in 2.64, which is excluded.
         warnings.simplefilter("ignore")
         return (
             dataset.map_batches(
-                read, fn_kwargs={"task": task, "load": load, "drop": drop}, num_cpus=beside, **whole
+                read,
+                fn_kwargs={"task": task, "load": load, "drop": drop},
+                num_cpus=beside,
+                **whole_blocks,
             )
             .map_batches(
                 _Worker,
@@ -256,9 +263,9 @@ def _stages(
                 # num_gpus asks for a batch_size, which would join blocks of different chunks.
                 ray_remote_args_fn=lambda: {"num_gpus": shape.gpus},
                 scheduling_strategy="SPREAD",  # which also keeps Ray from fusing it with reading
-                **whole,
+                **whole_blocks,
             )
-            .map_batches(make_masks, fn_kwargs={"task": task}, num_cpus=beside, **whole)
+            .map_batches(make_masks, fn_kwargs={"task": task}, num_cpus=beside, **whole_blocks)
         )
 
 

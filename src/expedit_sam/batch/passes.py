@@ -15,7 +15,8 @@ import numpy as np
 from expedit_sam.base_predictor import BasePredictor
 from expedit_sam.everything import SamAutomaticMaskGenerator
 
-# What ask_each returns: Kx4hx4w low-res logits, K predicted IoU, K numbers of points.
+# What ``ask_each`` returns for the K points whose masks passed: Kx4hx4w low-res logits, K predicted
+# IoU, and K indices of these points.
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 _NOTHING: Answer = (np.zeros((0, 1, 1), np.float32), np.zeros(0, np.float32), np.zeros(0, int))
 
@@ -28,11 +29,11 @@ class PassGenerator(SamAutomaticMaskGenerator):
         return model
 
     def _warn_if_thresholds_are_of_another_network(self) -> None:
-        """The task has those of its network."""
+        """Nothing to warn of: a ``Task`` has the thresholds of its own network."""
 
 
 def blank(size: tuple[int, int]) -> np.ndarray:
-    """A black image of this size (H, W) that takes no memory, where only the size matters."""
+    """A black HxWx3 image without memory of its own, for passes that need only the size (H, W)."""
     return np.broadcast_to(np.zeros((), np.uint8), (*size, 3))
 
 
@@ -43,8 +44,9 @@ class Scaler(BasePredictor):
         crops: HxWx3 uint8, the longest side that of the network's input.
     """
 
-    mask_threshold = 0.0
     network_format = "RGB"
+    # Placeholders: this pass makes no masks.
+    mask_threshold = 0.0
     mask_input_size = (0, 0)
 
     def __init__(self, side: int) -> None:
@@ -67,7 +69,7 @@ class Asker(Scaler):
 
     Arguments:
         predictor: a ``SamPredictor``.
-        encoded: of each crop, its embedding and its (H, W) as the network saw it.
+        encoded: of each crop, its 1xCxhxw embedding and its (H, W) as the network saw it.
     """
 
     def __init__(self, predictor: Any, encoded: list[tuple[Any, tuple[int, int]]]) -> None:
@@ -90,7 +92,14 @@ class Asker(Scaler):
 
 
 class Repeater(Scaler):
-    """Repeats the answers of an ``Asker``, in the same order."""
+    """Repeats the answers of an ``Asker``, in the same order.
+
+    Arguments:
+        side: of the network's square input in pixels.
+        threshold: logits above it belong to a mask.
+        sizes: (H, W) of each crop as the network saw it.
+        answers: what the ``Asker`` has kept.
+    """
 
     def __init__(
         self, side: int, threshold: float, sizes: list[tuple[int, int]], answers: list[Answer]

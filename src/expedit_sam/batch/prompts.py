@@ -10,7 +10,7 @@ from expedit_sam.errors import InputError
 # As ``schema.PROMPT``: points [[x, y], ...] or none, their labels, and a box or None.
 Prompt = dict[str, Any]
 
-_FARTHEST = 1e6  # pixels; boxes may reach over the edge
+_FARTHEST = 1e6  # pixels from the image's corner; boxes may reach over its edge
 
 
 def box_prompt(box: Iterable[float]) -> Prompt:
@@ -28,7 +28,7 @@ def points_prompt(points: Iterable[Iterable[float]], labels: Iterable[int]) -> P
 
 
 def _whole(label: Any) -> Any:
-    """A label as an integer; one between two stays, for ``check_prompts`` to refuse."""
+    """A label as an integer; a fraction stays one, for ``check_prompts`` to refuse."""
     return int(label) if int(label) == float(label) else label
 
 
@@ -60,7 +60,7 @@ def prompts_of(row: dict[str, Any]) -> list[Prompt] | None:
 
 
 def check_prompts(prompts: Sequence[Prompt]) -> None:
-    """Raise ``InputError`` unless a network can be asked all of them."""
+    """Raise ``InputError`` unless each is a prompt that a network can take."""
     for prompt in prompts:
         points, labels, box = prompt["points"] or [], prompt["labels"] or [], prompt["box"]
         if not points and box is None:

@@ -39,7 +39,7 @@ def read_items(uri: str, name: str, images: str | None) -> Iterator[Item]:
 
 
 def open_uri(uri: str) -> AbstractContextManager[Any]:
-    """A file's bytes; in the name of a local one "::" is no chain of file systems.
+    """Open a file for reading bytes; in a local path "::" does not chain file systems.
 
     Raises:
         InputError: it is a pipe or a device, which may never end.
@@ -123,7 +123,7 @@ def _annotated(annotation: dict[str, Any], where: str) -> list[Prompt]:
 def _tar(uri: str, base: str, name: str) -> Iterator[Item]:
     """A WebDataset: KEY.jpg, and prompts in a KEY.json beside it.
 
-    Only where the images lie in the file is kept, so that any of them can be read alone.
+    Items say at which byte an image lies in the file, so that each can be read alone.
     """
     images: dict[str, Item] = {}  # by name: a key may have several, k.jpg and k.png
     prompts: dict[str, list[Prompt] | None] = {}
@@ -143,7 +143,8 @@ def _tar(uri: str, base: str, name: str) -> Iterator[Item]:
                     elif suffix == ".json" and (text := tar.extractfile(member)):
                         prompts[key] = _described(text.read(), f"{member.name} in {uri}")
                 file.seek(tar.offset)
-                if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile ends at a damaged header
+                # tarfile takes a damaged header for the end, where there would be zeros.
+                if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                     raise tarfile.ReadError
         except InputError:
             raise
@@ -163,7 +164,7 @@ def _described(text: bytes, where: str) -> list[Prompt] | None:
 
 
 def _prompts(row: Item, where: str) -> list[Prompt] | None:
-    """The prompts of a row; what is wrong with them is said with its place."""
+    """The prompts of a row; an error names the place of the row."""
     try:
         return prompts_of(row)
     except InputError as error:

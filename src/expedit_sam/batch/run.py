@@ -16,8 +16,9 @@ from expedit_sam.batch.stages import make_masks, read
 from expedit_sam.batch.task import Task
 from expedit_sam.model.sam import Sam
 
-IMAGES_PER_BLOCK = 8  # that go through the stages together
+IMAGES_PER_BLOCK = 8  # images that go through the stages together
 
+# From blocks of items (``schema.ITEMS``) to blocks of results, in any order.
 Pipeline = Callable[[Iterable[pa.Table]], Iterator[pa.Table]]
 
 
@@ -68,23 +69,29 @@ def run(
     chunks: Iterable[int] | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Do chunks of a job, each into its shard.
+    """Do what is left of chunks of a job, each into its shard.
 
     Arguments:
         job: the job.
-        pipeline: from blocks of items to results, in any order.
-        chunks: their numbers; None is what is left.
+        pipeline: the three stages.
+        chunks: numbers of the chunks; None is what is left.
         on_progress: called after each block.
+
+    Returns:
+        the counts of the whole run.
+
+    Raises:
+        InputError: a shard cannot be written.
     """
     size = job.settings["images_per_shard"]
     progress = Progress()
     waiting: dict[int, list[pa.Table]] = defaultdict(list)
     for results in pipeline(blocks(job, job.pending() if chunks is None else chunks)):
         progress.count(results)
-        # Results of a block belong to one chunk, because blocks do.
+        # All rows of a block are of one chunk (see ``blocks``).
         chunk = results["index"][0].as_py() // size
         waiting[chunk].append(results)
-        if sum(table.num_rows for table in waiting[chunk]) == job.items_of(chunk).num_rows:
+        if sum(table.num_rows for table in waiting[chunk]) == job.items_left(chunk).num_rows:
             job.write(chunk, waiting.pop(chunk))
         on_progress(progress)
     if waiting:
@@ -93,8 +100,8 @@ def run(
 
 
 def blocks(job: Job, chunks: Iterable[int]) -> Iterator[pa.Table]:
-    """The images of chunks, a few at a time; a block has images of one chunk only."""
+    """What is left of chunks, a few images at a time; a block has images of one chunk only."""
     for chunk in chunks:
-        items = job.items_of(chunk)
+        items = job.items_left(chunk)
         for first in range(0, items.num_rows, IMAGES_PER_BLOCK):
             yield items.slice(first, IMAGES_PER_BLOCK)

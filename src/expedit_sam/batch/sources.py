@@ -19,7 +19,7 @@ from expedit_sam.batch.schema import ITEMS
 from expedit_sam.errors import InputError
 from expedit_sam.images import is_image_name
 
-_TOGETHER = 100_000  # items as dicts, which take several times the memory of a table
+_ITEMS_PER_BATCH = 100_000  # held as dicts, which take several times the memory of a table
 _PLUGINS = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -41,7 +41,7 @@ def list_items(source: str, images: str | None = None, limit: int | None = None)
             WebDataset's .tar, a .parquet, a COCO .json, or several of them as a glob or with
             {000..099}; a path, or a URL that fsspec reads (s3://, gs://, hf://, https:// ...).
         images: the folder that the names in a list, a Parquet file or a json start from; None is
-            the file's own. What is relative is so to the working folder of now.
+            the file's own. A relative path starts from the current working folder.
         limit: at most so many images.
 
     Raises:
@@ -52,7 +52,7 @@ def list_items(source: str, images: str | None = None, limit: int | None = None)
     with readable(source):
         items = _numbered(itertools.islice(_found(source, images), limit))
         batches = []
-        while some := list(itertools.islice(items, _TOGETHER)):
+        while some := list(itertools.islice(items, _ITEMS_PER_BATCH)):
             batches.append(pa.RecordBatch.from_pylist(some, ITEMS))
     if not batches:
         raise InputError(f"no images in {source}: name a folder, list or data set that holds some")
@@ -84,7 +84,7 @@ def _check_text(name: str) -> None:
 
 
 def _check_unique(source: str, ids: pa.ChunkedArray) -> None:
-    """In coco.json a mask has nothing but the id to say which image it is of."""
+    """Raise ``InputError`` if two images have one id, which is all that masks refer to in COCO."""
     found, counts = pc.value_counts(ids).flatten()
     repeated = found.filter(pc.greater(counts, 1))
     if len(repeated):
@@ -96,7 +96,7 @@ def _check_unique(source: str, ids: pa.ChunkedArray) -> None:
 
 @contextmanager
 def readable(source: str) -> Iterator[None]:
-    """Turns what can go wrong with somebody's file system into one line."""
+    """Turn whatever a file system raises into an ``InputError`` that names the source."""
     try:
         yield
     except InputError:
@@ -137,14 +137,14 @@ def _expand(source: str) -> tuple[str, list[str]]:
         else:
             raise FileNotFoundError
         found += [file if "://" in file else prefix + file for file in sorted(kept)]
-    if not roots:  # {3..1}
+    if not roots:  # {3..1} counts down, and names nothing
         return "", []
     root = roots[0] if len(set(roots)) == 1 else posixpath.commonpath(roots)
     return prefix + root if "://" not in root else root, list(dict.fromkeys(found))
 
 
 def _braces(text: str) -> list[str]:
-    """shard-{000..002}.tar as WebDataset writes it: three names."""
+    """Expand WebDataset's ranges: shard-{000..002}.tar is three names."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
     if not match:
         return [text]

@@ -39,8 +39,8 @@ class Work:
             network's stage takes them away.
         sizes: (H, W) of each crop.
         prompts: what was asked of the image; empty in everything mode.
-        answers: of the network: one a batch of points in everything mode; else one, with the
-            number of the prompt in the place of that of the point.
+        answers: of the network. In everything mode one for each batch of points; for prompts a
+            single one, which numbers prompts where the others number points.
         error: why there will be no masks.
         seconds: taken by each stage.
     """
@@ -56,7 +56,7 @@ class Work:
 
 @contextmanager
 def failing_alone(work: Work) -> Iterator[None]:
-    """Puts down in an image's work what keeps it from having masks, and lets the others go on."""
+    """Record what is wrong with one image in its ``work.error``, so that the others go on."""
     try:
         yield
     except InputError as error:
@@ -72,8 +72,8 @@ def read(table: pa.Table, task: Task, load: Load, drop: tuple[str, ...]) -> pa.T
 
     Arguments:
         table: a row an image.
-        load: the HxWx3 uint8 image of a row, and its prompts; an ``InputError`` is put down in the
-            row.
+        load: gives the HxWx3 uint8 image of a row, and its prompts; an ``InputError`` goes into the
+            row's ``error``.
         drop: columns that are not needed any more.
     """
     works = [read_one(row, task, load) for row in table.to_pylist()]
@@ -179,12 +179,12 @@ def generator(predictor: Scaler, task: Task) -> PassGenerator:
 
 
 def works_of(table: pa.Table) -> list[Work]:
-    """The images on their way."""
+    """The works of a table's rows."""
     return [pickle.loads(work) for work in table["work"].to_pylist()]
 
 
 def with_works(table: pa.Table, works: list[Work]) -> pa.Table:
-    """The table with these images on their way, in the place of those that it has."""
+    """The table with these works, instead of those that it may have."""
     column = pa.array([_packed(work) for work in works], pa.large_binary())
     if "work" in table.schema.names:
         table = table.drop_columns(["work"])
@@ -194,5 +194,5 @@ def with_works(table: pa.Table, works: list[Work]) -> pa.Table:
 def _packed(work: Work) -> bytes:
     with failing_alone(work):
         return pickle.dumps(work, protocol=5)
-    work.crops, work.answers = [], []  # too much for the memory
+    work.crops, work.answers = [], []  # they did not fit into memory: only the error goes on
     return pickle.dumps(work, protocol=5)

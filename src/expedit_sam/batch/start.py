@@ -24,22 +24,22 @@ from expedit_sam.batch.versions import check_unchanged
 from expedit_sam.model.sam import Sam
 from expedit_sam.weights.digest import weights_digest
 
-OnProgress = Callable[[int, int, int, float], None]
+OnProgress = Callable[[int, int, int, float], None]  # done, total, failed, seconds
 
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks for; together with the weights it decides about every byte of the results.
+    """What a job is asked for. Request and weights together determine every byte of the results.
 
     Attributes:
         source, images, limit: see ``list_items``.
         model, speed: of the network.
-        everything: whether prompts in the source are passed over.
+        everything: find everything even where the source has prompts.
         generator: arguments of ``SamAutomaticMaskGenerator`` other than the recommended ones.
         points_per_batch: prompts or points decoded together.
         images_per_shard: rows of a Parquet file.
-        threads: of each worker on a CPU. Sums in another order round otherwise, so that a job
-            keeps the number that it began with; None takes that, or shares the cores.
+        threads: of each worker on a CPU; None is the number that the job began with, or a share of
+            the cores. A job keeps its number, because the order of sums decides how they round.
     """
 
     source: str
@@ -76,7 +76,7 @@ class Request:
         return task
 
 
-def dry(request: Request, sam: Sam) -> Estimate:
+def estimate_request(request: Request, sam: Sam) -> Estimate:
     """What the job would take, without doing it."""
     items = request.list()
     return estimate(items, sam, request.task(sam, items), request.threads)
@@ -105,7 +105,7 @@ def start(
         device: of Ray's workers, "auto", "cpu", "cuda" or "mps".
         address: of a Ray cluster; None starts one here.
         coco: whether to write coco.json too.
-        retry_failed: whether to do shards with failures again.
+        retry_failed: whether to try images that failed again.
         on_progress: called with the images done, to be done and failed, and the seconds.
 
     Returns:
@@ -119,8 +119,8 @@ def start(
     with at_work(out, share), joined:
         shape = None if workers == 0 else Shape.of(workers, request.threads, device)
         settings = asdict(request) | {"weights": weights_digest(sam)}
-        fitting = shape.threads if shape else torch.get_num_threads()
-        job = Job.open(out, settings, request.list, fitting)
+        default_threads = shape.threads if shape else torch.get_num_threads()
+        job = Job.open(out, settings, request.list, default_threads)
         threads = job.settings["threads"]
         task = request.task(sam, job.items)
         pipeline = (
@@ -129,16 +129,16 @@ def start(
             else in_this_process(sam, task, threads)
         )
         missing = job.pending(share)
-        # Not those to be tried again: files may have been mended for that.
+        # Chunks that are only retried are not checked: their files may have been mended since.
         check_unchanged(job.items, map(job.items_of, missing))
         chunks = job.pending(share, failed=True) if retry_failed else missing
-        total = sum(job.items_of(chunk).num_rows for chunk in chunks)
+        total = sum(job.items_left(chunk).num_rows for chunk in chunks)
 
-        def told(progress: Progress) -> None:
+        def report(progress: Progress) -> None:
             on_progress(progress.images, total, progress.failures, progress.elapsed)
 
-        progress = run(job, pipeline, chunks, told)
-        with locked(out, "summary", wait=-1):  # the last of the shares counts all of them
+        progress = run(job, pipeline, chunks, report)
+        with locked(out, "summary", wait=-1):  # whichever share ends last counts all of them
             if coco:
                 write_coco(job)
             return write_summary(job, progress, shape.workers if shape else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow.compute as pc
@@ -16,9 +17,9 @@ def write_summary(job: Job, progress: Progress, workers: int) -> dict[str, Any]:
     """Count the results of a job and write summary.json.
 
     Arguments:
-        job: the job, whatever is left of it.
+        job: the job, done or not.
         progress: of this run, for its throughput.
-        workers: that it had; 0 is this process.
+        workers: how many the run had; 0 is this process alone.
 
     Returns:
         what was written.
@@ -81,7 +82,7 @@ def write_coco(job: Job) -> None:
         file.write(b"]}\n")
 
 
-def _rows(job: Job, columns: list[str]) -> Any:
+def _rows(job: Job, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Rows of images that could be read."""
     for shard in job.shards():
         table = read_shard(shard, [*columns, "error"])

@@ -13,11 +13,11 @@ from fsspec.implementations.local import LocalFileSystem
 from expedit_sam.batch.sources import readable
 from expedit_sam.errors import InputError
 
-_KEY = b"versions"  # in the list's metadata: json, of each tar and Parquet file by its uri
+_KEY = b"versions"  # in the table's metadata: json with the version of each such file by its uri
 
 
 def with_versions(items: pa.Table) -> pa.Table:
-    """The list of a job, and in its metadata how its tar and Parquet files are now.
+    """The list of a job with the present versions of its tar and Parquet files in its metadata.
 
     Arguments:
         items: a row an image, with the schema ``ITEMS``.
@@ -31,12 +31,11 @@ def with_versions(items: pa.Table) -> pa.Table:
 
 
 def check_unchanged(items: pa.Table, chunks: Iterable[pa.Table]) -> None:
-    """See that the tar and Parquet files of some of a job's images are as when it began.
+    """Check that the tar and Parquet files of some chunks are as they were when the job began.
 
     Arguments:
-        items: the list of the job; one of an older version says nothing of files, which may then
-            be anything.
-        chunks: parts of it.
+        items: the list of the job. One that holds no versions, of an older release, is not checked.
+        chunks: the rows of it that are still to be done.
 
     Raises:
         InputError: one was written anew or is gone.

@@ -71,7 +71,7 @@ def batch(
     ] = 64,
     coco: Annotated[bool, typer.Option("--coco", help="Write coco.json at the end too.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Do shards with failed images again.")
+        bool, typer.Option("--retry-failed", help="Try images that failed again.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take, from a few images.")
@@ -88,7 +88,7 @@ def batch(
     Example: two networks at once
       expedit-sam batch photos --out masks --workers 2 --speed balanced
     """
-    from expedit_sam.batch.start import Request, dry, start
+    from expedit_sam.batch.start import Request, estimate_request, start
     from expedit_sam.cli.progress import BatchProgress
 
     if workers == 0 and address:
@@ -116,10 +116,11 @@ def batch(
     if workers is None and (address or find_spec("ray")) is None:
         workers = 0
     place = device_of(precision, device)
-    on_driver = place if workers == 0 or dry_run or precision == "int8" else "cpu"
-    sam = load_network(model, checkpoint, speed, on_driver, precision)
+    # Ray's workers move their copies to the device themselves.
+    own_place = place if workers == 0 or dry_run or precision == "int8" else "cpu"
+    sam = load_network(model, checkpoint, speed, own_place, precision)
     if dry_run:
-        expected = dry(request, sam)
+        expected = estimate_request(request, sam)
         typer.echo(
             f"images: {expected.images}; one worker: about {expected.hours:.2f} hours; "
             f"results: about {expected.bytes / 1e6:,.1f} MB "
@@ -131,13 +132,13 @@ def batch(
             request,
             sam,
             out,
-            share,
-            workers,
-            place,
-            address,
-            coco,
-            retry_failed,
-            progress.update,
+            share=share,
+            workers=workers,
+            device=place,
+            address=address,
+            coco=coco,
+            retry_failed=retry_failed,
+            on_progress=progress.update,
         )
     ran = summary["last_run"]
     typer.echo(

@@ -27,12 +27,12 @@ USER_ERROR = 2
 INTERRUPTED = 130
 TERMINATED = 143
 
-_WHOLE = "install expedit-sam with its dependencies, or pass 'masks' --exported FOLDER"
-_SMALLER = "try a smaller image or --model, or fewer --points-per-batch"
+_INSTALL_ALL = "install expedit-sam with its dependencies, or pass 'masks' --exported FOLDER"
+_USE_LESS_MEMORY = "try a smaller image or --model, or fewer --points-per-batch"
 
 
 class _Commands(TyperGroup):
-    """Turns what a user can cause into one line and an exit code; our faults keep a traceback."""
+    """Turns errors that a user can cause into one line and an exit code; bugs keep a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -44,19 +44,20 @@ class _Commands(TyperGroup):
         except ModuleNotFoundError as error:
             if not error.name or error.name.startswith("expedit_sam"):
                 raise
-            _leave(f"error: this needs {error.name}: {_WHOLE}", USER_ERROR)
+            _leave(f"error: this needs {error.name}: {_INSTALL_ALL}", USER_ERROR)
         except BrokenPipeError:
-            raise  # whoever read our output has had enough: no error
+            raise  # whoever read our output has stopped reading: no error
         except OSError as error:
             reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
             _leave(f"error: {reason or error}", USER_ERROR)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            _leave(f"error: out of memory: {_SMALLER}", USER_ERROR)
+            _leave(f"error: out of memory: {_USE_LESS_MEMORY}", USER_ERROR)
 
 
 def _leave(message: str, code: int) -> NoReturn:
+    """End the program with a line on standard error and an exit code."""
     typer.echo(" ".join(message.splitlines()), err=True)
     raise typer.Exit(code) from None
 
@@ -112,6 +113,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files can be of any bytes
-    # What is being written is then cleared away, as after Ctrl-C.
+    # As an exception, so that unfinished files are cleared away as after Ctrl+C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     app(prog_name="expedit-sam")

@@ -90,7 +90,6 @@ def evaluate(
     from expedit_sam.evaluate.report import summarize, tables, write_report
     from expedit_sam.evaluate.run import evaluate as measure
     from expedit_sam.everything.recommended import RECOMMENDED
-    from expedit_sam.hourglass import Hourglass
     from expedit_sam.hourglass.written import parse_settings
 
     kinds = check_kinds(_names(prompts))
@@ -102,18 +101,14 @@ def evaluate(
     sam = load_network(model, checkpoint, "exact", device)
     generating = RECOMMENDED[model]
     networks = networks_at(sam, settings, generating)
-    beside: dict[str, Hourglass | None] = {}
     if precision != "float32":
         reduced = load_network(model, checkpoint, "exact", device, precision)
         named = {named_speed(name, precision): value for name, value in settings.items()}
         networks += networks_at(reduced, named, generating)
-        beside |= named
     if skip_covered > 0:
         named = {f"{name}, skip_covered {skip_covered:g}": v for name, v in settings.items()}
         networks += networks_at(sam, named, generating | {"skip_covered": skip_covered})
-        beside |= named
-    settings |= beside
-    costs = {name: encoder_cost(sam.image_encoder, value) for name, value in settings.items()}
+    costs = {one.name: encoder_cost(sam.image_encoder, one.setting) for one in networks}
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
         bar = bars.add_task("evaluating")

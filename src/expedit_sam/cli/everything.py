@@ -35,7 +35,7 @@ SkipCoveredOption = Annotated[
 
 
 def given_settings(**settings: float | None) -> dict[str, float]:
-    """The arguments of everything mode that options give; those left out are None.
+    """The arguments of everything mode that a user gave; options that were left out are None.
 
     Raises:
         InputError: one is NaN, which every mask would pass.
@@ -48,7 +48,7 @@ def given_settings(**settings: float | None) -> dict[str, float]:
 
 
 def image_fault(error: Exception, file: Path) -> InputError:
-    """What is wrong with an image whose masks could not be had; faults of ours are raised."""
+    """The error to report for an image that failed; a bug of ours is raised again."""
     if isinstance(error, InputError):
         return error
     if not is_out_of_memory(error):

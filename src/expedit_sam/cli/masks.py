@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from expedit_sam.model.sam import Sam
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or one's share of it
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's quota
 
-# What the options that choose a network are when nobody uses them.
+# The defaults of the options that choose a network.
 DEFAULT_NETWORK = ("vit_s", None, "exact", "float32", False, "auto")
 
 
@@ -156,8 +156,8 @@ def _segment(
                 written = write_results(out, name, file, image.shape, records, formats, picture)
             except Exception as error:
                 faults.append(image_fault(error, file))
-                if getattr(error.__cause__, "errno", None) in _FULL:
-                    break  # nor would the others be written
+                if getattr(error.__cause__, "errno", None) in _DISK_FULL:
+                    break  # the other images could not be written either
                 progress.end(f"{file}: not written")
                 continue
             count, done = count + len(records), done + 1

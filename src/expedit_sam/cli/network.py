@@ -70,7 +70,11 @@ def load_network(
     precision: str = "float32",
     compiled: bool = False,
 ) -> Sam:
-    """The network that these options stand for."""
+    """The network that these options stand for.
+
+    Raises:
+        InputError: an option's value is unknown, or does not fit this machine or the others.
+    """
     from expedit_sam.build import build_sam
     from expedit_sam.hourglass.written import parse_setting
 
@@ -79,14 +83,14 @@ def load_network(
         model,
         checkpoint=checkpoint,
         hourglass=setting,
-        device=_place(device_of(precision, device)),
+        device=_best_device(device_of(precision, device)),
         precision=precision,
         compiled=compiled,
     )
 
 
 def device_of(precision: str, device: str) -> str:
-    """The device; where "auto" leaves it open, the CPU for int8, which is for nothing else."""
+    """The device asked for; "auto" is the CPU at int8, which no other device runs."""
     return "cpu" if (precision, device) == ("int8", "auto") else device
 
 
@@ -116,7 +120,7 @@ def find_export(backend: str | None, folder: Path | None) -> tuple[Path, str]:
     return folder, metadata.model
 
 
-def _place(device: str) -> str:
+def _best_device(device: str) -> str:
     """The device itself, or the best one there is for "auto"."""
     import torch
 

@@ -19,6 +19,7 @@ from expedit_sam.model.architectures import ARCHITECTURES
 from expedit_sam.model.sam import Sam
 from expedit_sam.weights.read import identify, read_weights
 
+# Options of everything mode: type and help. Their defaults are SamAutomaticMaskGenerator's.
 _GENERATOR = {
     "points-per-side": (int, "points of the grid along each side of the image"),
     "points-per-batch": (int, "points decoded together"),
@@ -32,7 +33,7 @@ _GENERATOR = {
     "crop-n-points-downscale-factor": (int, "points a side shrink by this factor with each layer"),
     "min-mask-region-area": (int, "remove holes and islands of fewer pixels"),
 }
-# The fork's scripts have other defaults than its functions.
+# Options of the hourglass: type, default and help. The fork's functions have other defaults.
 _HOURGLASS: dict[str, tuple[type, Any, str]] = {
     "hourglass_clustering_location": (int, 6, "block before which tokens are clustered"),
     "hourglass_num_cluster": (int, 100, "clusters of a window, a square"),
@@ -119,7 +120,7 @@ def read_network(options: argparse.Namespace) -> Sam:
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """What a script's ``main`` returns; Ctrl+C is one line and 130, as of the commands."""
+    """What a script's ``main`` returns; for Ctrl+C a line and 130, as ``expedit-sam`` does."""
     try:
         return main()
     except KeyboardInterrupt:

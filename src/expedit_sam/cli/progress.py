@@ -45,7 +45,7 @@ class _Bars:
 class ImageProgress(_Bars):
     """A bar over images and one over the points of the current image, on standard error.
 
-    Where that is no terminal there are no bars, only what ``tell`` says.
+    Where that is no terminal there are no bars, only the lines of ``end``.
     """
 
     def __init__(self, images: int) -> None:
@@ -63,7 +63,7 @@ class ImageProgress(_Bars):
         self._bars.update(self._points, completed=done, total=total)
 
     def end(self, result: str) -> None:
-        """The image is done, with this result."""
+        """The image is done; print its result as a line."""
         self._bars.console.print(result)
         self._bars.advance(self._images)
 
@@ -71,7 +71,7 @@ class ImageProgress(_Bars):
 class BatchProgress(_Bars):
     """A bar over the images of a batch, with rate and remaining time, on standard error.
 
-    Where that is no terminal, a line a minute.
+    Where that is no terminal, it prints a line a minute.
     """
 
     def __init__(self) -> None:
@@ -82,16 +82,16 @@ class BatchProgress(_Bars):
             TimeRemainingColumn(),
         )
         self._task = self._bars.add_task("", total=None, rate="0.0", failed=0)
-        self._told = time.monotonic()
+        self._last_printed = time.monotonic()
 
     def update(self, done: int, total: int, failed: int, seconds: float) -> None:
-        """So many images of those that this run has to do are done, in so many seconds."""
+        """Show how many of this run's images are done and failed, after so many seconds."""
         rate = done / max(seconds, 1e-9)
         self._bars.update(
             self._task, completed=done, total=total, rate=f"{rate:.2f}", failed=failed
         )
-        if self._bars.disable and time.monotonic() - self._told > 60:
-            self._told = time.monotonic()
+        if self._bars.disable and time.monotonic() - self._last_printed > 60:
+            self._last_printed = time.monotonic()
             minutes = (total - done) / rate / 60 if rate else float("inf")
             self._bars.console.print(
                 f"{done} of {total} images, {rate:.2f} images/s, {failed} failed, "

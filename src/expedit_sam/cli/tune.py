@@ -72,10 +72,11 @@ def tune(
     if chosen.setting is None:
         typer.echo(f"no faster setting keeps {keep:g} of the exact masks: stay with --speed exact")
         if faster := [point for point in points if point.seconds < chosen.seconds]:
-            near = max(faster, key=lambda point: point.kept)
-            times = chosen.seconds / near.seconds
+            nearest = max(faster, key=lambda point: point.kept)
+            times = chosen.seconds / nearest.seconds
             typer.echo(
-                f"nearest: --speed {near.name} keeps {near.kept:.3f}, {times:.2f} times faster"
+                f"nearest: --speed {nearest.name} keeps {nearest.kept:.3f}, "
+                f"{times:.2f} times faster"
             )
     else:
         typer.echo(f"keeps {chosen.kept:.3f}: --speed {chosen.name}")

@@ -24,11 +24,12 @@ class ClusterMap:
     """How the tokens of an image were clustered.
 
     Attributes:
-        labels: hxw, the cluster that each token of the picture is nearest to.
+        labels: hxw, number of the cluster that each token of the picture is nearest to.
         clusters: number of clusters of the whole grid, padding included.
         tokens: number of tokens of the whole grid.
         window: side of a window in tokens.
-        block, depth: tokens are clustered before this of so many blocks.
+        block: index of the block before which tokens are clustered.
+        depth: number of blocks.
     """
 
     labels: np.ndarray
@@ -49,7 +50,7 @@ def cluster_map(predictor: SamPredictor, image: np.ndarray, hourglass: Hourglass
     pixels = model.preprocess(pixels).to(encoder.patch_embed.proj.weight.dtype)
     tokens = first_tokens(encoder, pixels, hourglass.block(depth)).float()
     window = clustering_window(encoder.blocks)
-    # Clusters' numbers instead of their channels go the way back, where details have no place.
+    # ``_nearest`` expands numbers of clusters, to which a token's details must not be added.
     contraction = contract(tokens, replace(hourglass, keep_detail=False), window)
     patch = encoder.img_size // tokens.shape[1]
     rows, columns = (-(-length // patch) for length in resized.shape[:2])
@@ -98,7 +99,7 @@ def draw_clusters(
 
 
 def _nearest(contraction: Contraction) -> np.ndarray:
-    """HxW: for each token the cluster that most of it would be rebuilt from."""
+    """HxW: the cluster with the largest weight in the reconstruction of each token."""
     rows, columns = contraction.clusters.shape[1:3]
     which = torch.eye(rows * columns, device=contraction.clusters.device)
     rebuilt = contraction.expand(which.reshape(1, rows, columns, -1))

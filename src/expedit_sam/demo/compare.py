@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ONLY_FIRST = (0, 114, 178)  # a blue and an orange that every kind of sight tells apart
+ONLY_FIRST = (0, 114, 178)  # blue and orange, which colour-blind people tell apart too
 ONLY_SECOND = (230, 120, 0)
 _BOTH = (170, 170, 170)
 

@@ -60,16 +60,13 @@ def compare_tab(shared: Shared) -> None:
             views.append(shared.shown(view))
             masks.append(mask)
             words.append(f"- **{letter}, {speed}**: {word}")
-        if masks[0] is None or masks[1] is None:
-            line = OPPOSITE if picture.compared.open_corner else _READY
-            return [*views, None, "\n".join([line, "", *words])]
-        agreement = f"**IoU of A and B: {iou(masks[0], masks[1]):.3f}**"
-        line = OPPOSITE if picture.compared.open_corner else agreement
-        return [
-            *views,
-            shared.shown(difference(picture.image, masks[0], masks[1])),
-            "\n".join([line, "", *words]),
-        ]
+        changed, line = None, _READY
+        if masks[0] is not None and masks[1] is not None:
+            changed = shared.shown(difference(picture.image, masks[0], masks[1]))
+            line = f"**IoU of A and B: {iou(masks[0], masks[1]):.3f}**"
+        if picture.compared.open_corner:
+            line = OPPOSITE
+        return [*views, changed, "\n".join([line, "", *words])]
 
     def unanswered(picture: Picture) -> list[Any]:
         view = shared.shown(draw_clicks(picture.image, picture.compared))

@@ -23,7 +23,16 @@ from expedit_sam.results import appearing_together, write_results
 def write_everything(
     picture: Picture, records: Sequence[dict[str, Any]], folder: Path, tell: Callable[[str], None]
 ) -> list[str]:
-    """COCO json, a zip of PNGs and the overlay of everything mode's masks.
+    """Write everything mode's masks as COCO json and a zip of PNGs, and their overlay.
+
+    Arguments:
+        picture: what they were found in.
+        records: the masks, on the page's copy.
+        folder: where to write.
+        tell: called with each step that begins, in words.
+
+    Returns:
+        the paths of the files.
 
     Raises:
         InputError: the upload is not there any more, or the disk is full.
@@ -46,11 +55,11 @@ def write_everything(
 def write_cutout(
     picture: Picture, encoding: Encoding, logits: np.ndarray, folder: Path
 ) -> list[str]:
-    """What a mask covers as a PNG, transparent around it and cropped to it; and the mask.
+    """Write what a mask covers as a PNG, transparent around it and cropped to it, and the mask too.
 
     Arguments:
         picture: what to cut from.
-        encoding: the network's view of it that the mask came from.
+        encoding: of the picture, by the network that the mask came from.
         logits: the mask's 4hx4w low-res logits.
         folder: where to write.
 
@@ -72,7 +81,7 @@ def write_cutout(
 
 
 def _scaled(record: dict[str, Any], picture: Picture) -> dict[str, Any]:
-    """A record of the page's copy as one of the uploaded picture."""
+    """A record of a mask on the page's copy, scaled to the size of the uploaded picture."""
     height, width = picture.full_size
     factor = np.array([width / picture.image.shape[1], height / picture.image.shape[0]])
     if (factor == 1).all():

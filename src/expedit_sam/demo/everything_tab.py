@@ -11,6 +11,7 @@ import numpy as np
 from expedit_sam.demo.download_panel import DownloadPanel
 from expedit_sam.demo.downloads import write_everything
 from expedit_sam.demo.masks import mask_at
+from expedit_sam.demo.networks import Found
 from expedit_sam.demo.pictures import Picture
 from expedit_sam.demo.shared import (
     INSTANT,
@@ -93,10 +94,10 @@ def everything_tab(shared: Shared) -> None:
         picture.found, picture.overlay = found, drawn
         count = len(found.records)
         if not count:
-            return [shared.shown(picture.image), _summary(picture), *nothing_to_look_at()]
+            return [shared.shown(picture.image), _summary(found), *nothing_to_look_at()]
         number = gr.Slider(visible=count > 1, maximum=max(2, count), value=1)
         view = shared.shown(picture.overlay)
-        return [view, _summary(picture), number, "", *downloads.offered()]
+        return [view, _summary(found), number, "", *downloads.offered()]
 
     def stop(session: Session) -> Any:
         if not session.task.wanted:
@@ -106,20 +107,20 @@ def everything_tab(shared: Shared) -> None:
 
     @friendly
     def look_at(session: Session, number: float | None) -> list[Any]:
-        picture = _with_masks(session)
-        count = len(picture.found.records)  # type: ignore[union-attr]
+        picture, found = _with_masks(session)
+        count = len(found.records)
         if number is None or number not in range(1, count + 1):
             return [gr.skip(), f"Masks are numbered 1 to {count}."]
-        drawn, words = _highlighted(picture, int(number) - 1)
+        drawn, words = _highlighted(picture, found, int(number) - 1)
         return [shared.shown(drawn), words]
 
     @friendly
     def look_under(event: gr.SelectData, session: Session) -> list[Any]:
-        picture = _with_masks(session)
-        index = mask_at(picture.found.records, *map(int, event.index))  # type: ignore[union-attr]
+        picture, found = _with_masks(session)
+        index = mask_at(found.records, *map(int, event.index))
         if index is None:
             return [shared.shown(picture.overlay), "No mask here.", gr.skip()]
-        drawn, words = _highlighted(picture, index)
+        drawn, words = _highlighted(picture, found, index)
         return [shared.shown(drawn), words, index + 1]
 
     @friendly
@@ -127,12 +128,9 @@ def everything_tab(shared: Shared) -> None:
         session: Session,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> list[str]:
-        picture = _with_masks(session)
+        picture, found = _with_masks(session)
         return write_everything(
-            picture,
-            picture.found.records,  # type: ignore[union-attr]
-            shared.folder,
-            lambda what: progress(None, desc=what),
+            picture, found.records, shared.folder, lambda what: progress(None, desc=what)
         )
 
     entered(tab, shared)
@@ -153,16 +151,19 @@ def everything_tab(shared: Shared) -> None:
     shared.model.change(networks.points_per_side, shared.model, grid, **INSTANT)
 
 
-def _with_masks(session: Session) -> Picture:
+def _with_masks(session: Session) -> tuple[Picture, Found]:
+    """The picture, and what everything mode has found in it.
+
+    Raises:
+        InputError: there is no picture, or no result.
+    """
     picture = session.require_picture()
     if picture.found is None:
         raise InputError(_RUN_FIRST)
-    return picture
+    return picture, picture.found
 
 
-def _summary(picture: Picture) -> str:
-    found = picture.found
-    assert found is not None
+def _summary(found: Found) -> str:
     count = len(found.records)
     whole = found.encode + found.decode + found.postprocess
     return (
@@ -172,11 +173,10 @@ def _summary(picture: Picture) -> str:
     )
 
 
-def _highlighted(picture: Picture, index: int) -> tuple[np.ndarray, str]:
+def _highlighted(picture: Picture, found: Found, index: int) -> tuple[np.ndarray, str]:
     """The overlay with one mask outlined, and what is known of that mask."""
-    assert picture.found is not None
     assert picture.overlay is not None
-    record = picture.found.records[index]
+    record = found.records[index]
     mask = binary_mask(record).astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     stroke = max(2, round(max(mask.shape) / 200))
@@ -187,7 +187,7 @@ def _highlighted(picture: Picture, index: int) -> tuple[np.ndarray, str]:
     share = record["area"] / mask.size
     height, width = picture.full_size
     return drawn, (
-        f"**Mask {index + 1}** of {len(picture.found.records)}: "
+        f"**Mask {index + 1}** of {len(found.records)}: "
         f"area {share * height * width:,.0f} pixels ({share:.1%} of the picture), "
         f"predicted IoU {record['predicted_iou']:.2f}, stability {record['stability_score']:.2f}"
     )

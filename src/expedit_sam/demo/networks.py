@@ -32,7 +32,12 @@ class Cancelled(Exception):  # noqa: N818  (a wish, not an error)
 
 @dataclass(frozen=True)
 class Encoding:
-    """An image as a network knows it at one speed, ready for prompts, and the seconds it took."""
+    """An image encoded by a network at one speed.
+
+    Attributes:
+        predictor: has the image set, and is ready for prompts.
+        seconds: that encoding took.
+    """
 
     predictor: SamPredictor
     seconds: float
@@ -43,7 +48,7 @@ class Found:
     """What everything mode found.
 
     Attributes:
-        records: a dict a mask, as ``SamAutomaticMaskGenerator`` makes them, COCO RLE in them.
+        records: a dict a mask, of ``SamAutomaticMaskGenerator`` with masks as COCO RLE.
         encode, decode, postprocess: seconds of each stage.
     """
 
@@ -56,8 +61,8 @@ class Found:
 class Networks:
     """Networks by name, loaded on first use and then kept.
 
-    Encoding and everything mode hold a lock: two people do not slow each other's runs down, the
-    seconds shown are not another's, and nobody changes the speed of an encoder that runs.
+    Encoding and everything mode hold a lock. So two people do not slow each other's runs down, the
+    seconds shown are one run's alone, and nobody changes the speed of an encoder that runs.
 
     Arguments:
         name: architecture of the network that is there from the start.
@@ -138,7 +143,7 @@ class Networks:
         return Found(records, **seconds, postprocess=whole - sum(seconds.values()))
 
     def clusters(self, name: str, speed: str, image: np.ndarray) -> ClusterMap:
-        """How the tokens of an HxWx3 image are clustered at a preset's speed, not exact."""
+        """How the tokens of an HxWx3 image are clustered at a preset other than "exact"."""
         predictor = SamPredictor(self.sam(name))
         hourglass = PRESETS[speed]
         assert hourglass is not None
@@ -148,7 +153,7 @@ class Networks:
     def speedups(self, name: str, image: np.ndarray) -> dict[str, float]:
         """How many times faster each preset encodes than exact, here and now; measured once.
 
-        Settings take two turns and the better one counts: the first may have to warm up, and
+        Each preset takes two turns and the faster one counts: the first may have to warm up, and
         either may be disturbed.
         """
         with self._measuring:
@@ -157,7 +162,7 @@ class Networks:
                 for speed in [*PRESETS, *PRESETS]:
                     taken = self.encode(name, speed, image).seconds
                     seconds[speed] = min(seconds[speed], taken)
-                    time.sleep(0.05)  # lets in those who wait
+                    time.sleep(0.05)  # lets others who wait take the lock
                 self._speedups[name] = {
                     speed: seconds["exact"] / value for speed, value in seconds.items()
                 }

@@ -48,7 +48,7 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
                     elem_id="upload",
                     alt_text="The picture you chose",
                 )
-                # Not gr.Examples, which leaves a component behind with the server at every click.
+                # gr.Examples would leave a component behind on the server at every click.
                 gr.set_static_paths(example_files())
                 examples = gr.Dataset(
                     components=[upload],

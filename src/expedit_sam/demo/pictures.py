@@ -32,7 +32,7 @@ class Picture:
         found, overlay: the result of the last run of everything mode, and its picture.
         clicks, compared: the prompts on the Click and the Compare tab.
         candidates: what the clicks may mean, and the encoding they came from.
-        fault: why encoding it failed the last time, in a line; None where it did not.
+        fault: why the last encoding failed, in a line; None where it succeeded.
     """
 
     path: Path
@@ -48,13 +48,13 @@ class Picture:
     _cluster_maps: dict[tuple[str, str], ClusterMap] = field(default_factory=dict)
 
     def encoding(self, networks: Networks, model: str, speed: str) -> Encoding:
-        """What a network makes of the page's copy at a speed; computed once."""
+        """The embedding of the page's copy by a network at a speed; computed once."""
         if not self.is_encoded(model, speed):
             self._encodings[model, speed] = networks.encode(model, speed, self.image)
         return self._encodings[model, speed]
 
     def is_encoded(self, model: str, speed: str) -> bool:
-        """Whether a network knows the page's copy at a speed, so that clicks take a moment."""
+        """Whether ``encoding`` is there already, so that a click takes only a moment."""
         return (model, speed) in self._encodings
 
     def cluster_map(self, networks: Networks, model: str, speed: str) -> ClusterMap:
@@ -64,15 +64,15 @@ class Picture:
         return self._cluster_maps[model, speed]
 
     def has_candidates(self, model: str, speed: str) -> bool:
-        """Whether ``candidates`` are a network's at a speed."""
+        """Whether ``candidates`` came from this network at this speed."""
         encoding = self._encodings.get((model, speed))
         return self.candidates is not None and self.candidates[0] is encoding
 
     def place_on_page(self, x: float, y: float) -> tuple[float, float]:
-        """The place on the page's copy of a pixel of the picture in the file.
+        """A pixel (x, y) of the picture in the file as (x, y) on the page's copy.
 
         Raises:
-            InputError: it lies outside.
+            InputError: it lies outside of the picture.
         """
         height, width = self.full_size
         if not (0 <= x < width and 0 <= y < height):

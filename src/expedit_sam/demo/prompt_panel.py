@@ -56,8 +56,8 @@ class PromptPanel:
             clicks_of: which prompts of a picture these are.
             update: called with the picture and ``inputs``, a network and its speeds, after each
                 change; gives ``outputs``.
-            unanswered: gives ``outputs`` of a picture instead, while it is still being encoded:
-                no click waits for that.
+            unanswered: gives ``outputs`` while the picture is still being encoded, which no click
+                waits for.
         """
 
         def answer(picture: Picture, model: str, *speeds: str) -> Any:

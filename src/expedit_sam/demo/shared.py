@@ -18,14 +18,14 @@ from expedit_sam.demo.networks import Cancelled, Networks
 from expedit_sam.demo.pictures import Picture
 from expedit_sam.errors import InputError, is_out_of_memory
 
-# Events of a group run one at a time: long work, and clicks, which do not wait for it. What is
-# instant waits for nothing.
+# Options of Gradio's events. LONG work runs one at a time, and so do QUICK clicks, but neither
+# waits for the other; INSTANT events wait for nothing.
 LONG: dict[str, Any] = {
     "concurrency_id": "long",
     "concurrency_limit": 1,
     "api_visibility": "private",
 }
-# Long work that shows the choices as they are: a choice made meanwhile has its turn afterwards.
+# Long work that depends on the choices: what is chosen while it runs has its turn afterwards.
 LATEST: dict[str, Any] = LONG | {"trigger_mode": "always_last"}
 QUICK: dict[str, Any] = {
     "concurrency_id": "quick",
@@ -44,12 +44,12 @@ OPPOSITE = "Click the opposite corner."
 
 @dataclass
 class Task:
-    """Long work, which looks from time to time whether it is still wanted."""
+    """Long work, which checks from time to time whether it is still wanted."""
 
     wanted: bool = False
 
     def stop_if_cancelled(self) -> None:
-        """Raise ``Cancelled`` where it is not."""
+        """Raise ``Cancelled`` unless it is still wanted."""
         if not self.wanted:
             raise Cancelled
 
@@ -69,12 +69,12 @@ class Session:
     task: Task = field(default_factory=Task)
 
     def choose(self, picture: Picture | None) -> None:
-        """Go on with another picture, or with none; work on the old one stops."""
+        """Change the picture, to none even; work on the old one stops."""
         self.task.wanted = False
         self.picture = picture
 
     def begin(self) -> Task:
-        """Long work begins; what was begun before stops."""
+        """A new task for long work that begins; the one before it stops."""
         self.task.wanted = False
         self.task = Task(wanted=True)
         return self.task
@@ -110,10 +110,10 @@ class Shared:
     chosen: Any
 
     def shown(self, image: np.ndarray | None) -> str | None:
-        """The file of an HxWx3 image for the page, or None.
+        """Write an HxWx3 image as a JPEG for the page; its path, or None for no image.
 
-        Each has a name of its own, which nobody guesses: Gradio's, made of the content, would be
-        written over by one person while another reads it.
+        Each file has a name of its own that nobody can guess. Gradio would name it by its content,
+        so that two people with the same image would read and write one file.
         """
         if image is None:
             return None
@@ -124,7 +124,7 @@ class Shared:
 
 
 def friendly(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The handler, with what goes wrong said in a line on the page."""
+    """Wrap a handler of events: errors become a line on the page."""
 
     @wraps(handler)
     def friendly_handler(*arguments: Any, **named: Any) -> Any:
@@ -147,7 +147,7 @@ def failed(error: Exception) -> str:
 def attempted(
     picture: Picture, update: Callable[[], Any], unanswered: Callable[[Picture], Any]
 ) -> Any:
-    """What ``update`` gives; where it fails, what is ``unanswered`` then, with the fault told."""
+    """What ``update`` gives; if it raises, ``unanswered`` with the error in ``picture.fault``."""
     picture.fault = None
     try:
         return update()
@@ -157,7 +157,7 @@ def attempted(
 
 
 def _reason(error: Exception) -> str:
-    """A line for the person; a fault of ours leaves its traceback in the terminal."""
+    """A line for the person; a bug of ours leaves its traceback in the terminal."""
     if isinstance(error, InputError):
         return str(error)
     if is_out_of_memory(error):

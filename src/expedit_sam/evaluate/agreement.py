@@ -1,4 +1,4 @@
-"""How far another way to run a network gives the network's own masks."""
+"""How well an exported network's masks agree with those of the network itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def agreement(
     images: Iterable[np.ndarray],
     points_per_side: int = 6,
 ) -> float:
-    """Mean IoU between the masks of two predictors, over single points and images.
+    """Mean IoU, 0 to 1, between the masks of two predictors, over single points and images.
 
     Arguments:
         reference: decides which mask of each point is compared, the one it thinks best.

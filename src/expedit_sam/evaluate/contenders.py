@@ -22,7 +22,7 @@ from expedit_sam.model.sam import Sam
 from expedit_sam.predictor import SamPredictor
 from expedit_sam.weights.digest import weights_digest
 
-# Folders of code that masks depend on; the rest may change while records are kept.
+# Folders of code that masks depend on: records are kept as long as these do not change.
 _CODE = ("model", "hourglass")
 
 
@@ -31,8 +31,8 @@ class Answer:
     """What P prompts gave.
 
     Attributes:
-        candidates: PxMxHxW masks.
-        scores: PxM, how good the method itself thinks they are.
+        candidates: PxMxHxW boolean masks.
+        scores: PxM, how good the method itself expects them to be.
         logits: Px1x4hx4w low-res logits of the best, for a further round; None for a method
             that knows no rounds.
     """
@@ -76,7 +76,7 @@ class Contender(Protocol):
     kinds: tuple[str, ...]
 
     def identity(self, kinds: Sequence[str]) -> dict[str, Any]:
-        """All that its results for these prompts depend on, for json."""
+        """All that its results for these kinds of prompts depend on, as json can hold it."""
 
     def set_image(self, image: np.ndarray) -> None:
         """Prepare for prompts on an HxWx3 image."""
@@ -85,7 +85,7 @@ class Contender(Protocol):
         """Masks for P prompts on that image."""
 
     def everything(self, image: np.ndarray) -> list[Rle]:
-        """The masks of all there is in an HxWx3 image, from the start."""
+        """All masks of an HxWx3 image, without ``set_image`` before it."""
 
 
 class Network:

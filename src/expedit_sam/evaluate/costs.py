@@ -31,7 +31,7 @@ class EncoderCost:
 
 @torch.no_grad()
 def encoder_cost(encoder: ImageEncoderViT, setting: Hourglass | None) -> EncoderCost:
-    """Count what a setting costs, on tensors that have shapes and no values."""
+    """Count what a setting costs (None: the exact network), on tensors without values."""
     came_with = encoder.hourglass, encoder.steps
     tokens = []
 
@@ -41,7 +41,7 @@ def encoder_cost(encoder: ImageEncoderViT, setting: Hourglass | None) -> Encoder
 
     try:
         expedite(encoder, setting)
-        encoder.steps = Steps(count, count)  # with hooks, blocks would run in another way
+        encoder.steps = Steps(count, count)  # not hooks: blocks with hooks take a slower way
         with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
             _run_on_shapes(encoder)
     finally:
@@ -54,7 +54,7 @@ def _products(to: torch.Size, x: torch.Size, y: torch.Size, **_: Any) -> int:
     return 2 * to.numel() * x[2]
 
 
-# PyTorch's counter knows them only out of place.
+# PyTorch's counter does not know the in-place form of this product.
 _IN_PLACE = {torch.ops.aten.baddbmm_: _products}
 
 

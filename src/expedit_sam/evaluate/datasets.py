@@ -21,7 +21,7 @@ from expedit_sam.everything.rle import Rle, area
 from expedit_sam.images import is_image_name, read_image
 
 SMALLEST_REGION = 0.001  # of the image
-# Pixels; pycocotools walks along outlines, however far they lead.
+# Pixels: pycocotools takes a step for each pixel of an outline, and would not end on absurd ones.
 _FARTHEST = 1e6
 
 
@@ -72,7 +72,7 @@ class Example:
 
     @cached_property
     def key(self) -> str:
-        """Tells it from all others, and from itself before its files were changed."""
+        """Identifies the example and the versions of its files, for records of measurements."""
         # Path.resolve raises at links that lead to themselves.
         files = [Path(os.path.realpath(file)) for file in (self.image_file, self.regions_file)]
         return " ".join(f"{file} {_version(file)}" for file in files)
@@ -108,7 +108,7 @@ def find_examples(data: Path, image_folder: Path | None = None) -> list[Example]
 
 
 def draw_examples(examples: list[Example], number: int | None, seed: int) -> list[Example]:
-    """So many of the examples in their order; a larger number adds to those of a smaller one."""
+    """Draw ``number`` examples (None: all), in their order; a larger number adds to a smaller's."""
     drawn = np.random.default_rng(seed).permutation(len(examples))[:number]
     return [examples[i] for i in sorted(drawn)]
 
@@ -128,7 +128,7 @@ def _in_folder(folder: Path) -> Iterator[Example]:
 
 
 def _version(file: Path) -> str:
-    """Changes with the file; nothing if there is none, which reading it will tell."""
+    """Size and time of a file; "" if it is missing, an error that is left to reading it."""
     try:
         state = file.stat()
     except OSError:
@@ -171,12 +171,13 @@ def regions_of(labels: np.ndarray) -> Iterator[Rle]:
 
 
 def _fills(rle: Rle) -> bool:
-    """Whether run lengths add up to the mask's pixels; pycocotools hangs or invents pixels else."""
+    """Whether run lengths add up to the mask's pixels; else pycocotools hangs or adds pixels."""
     pixels = rle["size"][0] * rle["size"][1]
     return _fits(rle, pixels) and not _fits(rle, pixels - 1)
 
 
 def _fits(rle: Rle, pixels: int) -> bool:
+    """Whether run lengths need no more than so many pixels."""
     try:
         coco.decode({"size": [pixels, 1], "counts": rle["counts"]})
     except ValueError:
@@ -218,7 +219,13 @@ def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
 
 
 def _coco_masks(file: Path, size: tuple[int, int], segmentations: Iterable[Any]) -> Iterator[Rle]:
-    """Polygons in an image of this (H, W), run lengths or RLE as RLE."""
+    """Segmentations of COCO's three forms (polygons, run lengths, RLE) as RLE.
+
+    Arguments:
+        file: where they come from, for errors.
+        size: (H, W) of the image.
+        segmentations: as the json has them.
+    """
     for segmentation in segmentations:
         try:
             if isinstance(segmentation, list):

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_FORGET_PEAK = "5"  # man 5 proc
+_FORGET_PEAK = "5"  # resets VmHWM (man 5 proc)
 
 
 class PeakMemory:
-    """The most memory held, on a device or (on a CPU) by this process, since ``start`` if called.
+    """The most memory held since ``start``, or since the process began where that is not called.
 
     Arguments:
-        device: where the network is.
+        device: where the network is. On CUDA the memory is PyTorch's on it, else this process's.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,14 +28,13 @@ class PeakMemory:
         try:
             _CLEAR.write_text(_FORGET_PEAK)
         except OSError:
-            return  # not Linux: bytes() knows none
+            return  # not Linux, where bytes() is None
 
     def bytes(self) -> int | None:
-        """None where the system does not say."""
+        """The peak in bytes; None where the system does not say."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         try:
-            status = _STATUS.read_text()
-        except OSError:
+            return int(_STATUS.read_text().split("VmHWM:")[1].split()[0]) * 1024
+        except (OSError, IndexError):  # not Linux, or a sandbox (gVisor) that leaves it out
             return None
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024

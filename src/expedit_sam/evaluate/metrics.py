@@ -18,14 +18,14 @@ _INTERVAL = (2.5, 97.5)  # percentiles
 
 
 def iou(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of ...xHxW booleans that broadcast; 1 where both are empty."""
+    """Intersection over union (0 to 1) of ...xHxW booleans that broadcast; 1 if both are empty."""
     union = (masks | others).sum(axis=(-2, -1))
     shared = (masks & others).sum(axis=(-2, -1))
     return np.where(union > 0, shared / np.maximum(union, 1), 1.0)
 
 
 def boundary_f(mask: np.ndarray, truth: np.ndarray) -> float:
-    """Boundary F-score of two HxW masks (Perazzi et al., DAVIS, section 4).
+    """Boundary F-score, 0 to 1, of two HxW boolean masks (Perazzi et al., DAVIS, section 4).
 
     The harmonic mean of how much of each outline lies near the other one; the image's edge is no
     outline.

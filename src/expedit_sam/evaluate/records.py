@@ -17,8 +17,8 @@ Figures = dict[str, dict[str, list[float]]]
 class Records:
     """The measurements of one contender, image by image, kept in a file from the first on.
 
-    The file's first line says what they depend on; where anything of it changes, another file is
-    begun.
+    The file's first line, a hash of which is in its name, says what they depend on: measurements
+    that depend on anything else go into another file.
 
     Arguments:
         folder: where files of records lie; made if it is missing.

@@ -61,12 +61,12 @@ def evaluate(
         image, truth = example.read(regions, seed)
         trial = Trial(image, truth, kinds, example.random(seed))
         exact = None
-        # The exact network first: the others are measured against its masks, which are not kept.
+        # The exact network runs again: the others need its masks, which records do not hold.
         if any(isinstance(contender, Network) for contender in missing):
             missing = [networks[0], *(c for c in missing if c is not networks[0])]
         for contender in missing:
             if contender.name not in warm:
-                contender.set_image(image)  # what only a first time takes is not counted
+                contender.set_image(image)  # a first time takes longer, and is not counted
                 warm.add(contender.name)
             outcome = trial.run(contender, exact if isinstance(contender, Network) else None)
             if contender is networks[0]:

@@ -31,10 +31,10 @@ class Speed:
 
     Attributes:
         encoder: one image to its embedding.
-        decoder: 64 one-point prompts to low-res logits.
+        decoder: ``DECODED_POINTS`` one-point prompts to low-res logits.
         everything: one image to all its masks; None where it was not asked for.
-        memory: bytes that were held at most; None where the system does not say, and beside
-            exports, whose runtimes are in the same process.
+        memory: peak in bytes; None where the system does not say, and where exports were timed,
+            whose runtimes hold memory in the same process.
     """
 
     encoder: float
@@ -53,14 +53,14 @@ def measure_speed(
     everything: Mapping[str, Any] | None = None,
     on_step: Callable[[], object] = lambda: None,
 ) -> dict[str, Speed]:
-    """Time every setting and export; they take turns, so that a machine's moods fall on all alike.
+    """Time every setting and export, in turns, so that other load on the machine affects all alike.
 
     Arguments:
         sam: the network; ends at the setting it came with.
         settings: names and settings to compare.
         image: HxWx3 uint8.
         exports: names and folders of exported networks to compare them with.
-        repeats: turns; a first one is not counted.
+        repeats: turns that are counted, after a first one that is not.
         everything: arguments of ``SamAutomaticMaskGenerator``; None leaves everything mode out.
         on_step: called after each turn of each contestant.
 

@@ -17,7 +17,7 @@ from expedit_sam.evaluate.records import Figures
 from expedit_sam.everything.rle import Rle, decode_mask, encode_masks
 
 _PROMPTS_AT_ONCE = 32
-_PIXELS_AT_ONCE = 2**24
+_PIXELS_AT_ONCE = 2**24  # of the image, times prompts
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class Trial:
         self._noise = random.standard_normal((len(truth), 4))
 
     def run(self, contender: Contender, exact: Outcome | None) -> Outcome:
-        """Measure a contender, against the exact network too where its outcome is given."""
+        """Measure a contender, and compare it with the exact network's outcome if that is given."""
         kinds = [kind for kind in self._kinds if kind in contender.kinds]
         outcome = Outcome({kind: {} for kind in kinds}, {kind: [] for kind in kinds})
         if prompted := [kind for kind in kinds if kind != prompts.EVERYTHING]:

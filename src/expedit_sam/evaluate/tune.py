@@ -24,7 +24,7 @@ from expedit_sam.model.sam import Sam
 
 # Clicks on each image, along each side.
 _CLICKS = 6
-# Sides of a window's clusters that are tried, over the window's.
+# What is tried: clusters along a window's side, as a share of its tokens.
 _SHARES = (11 / 14, 9 / 14, 7 / 14, 5 / 14)
 
 
@@ -59,7 +59,7 @@ def tune(
 
     The prompts are a grid of clicks; a mask that the exact network and a setting choose for the
     same click should be the same. For each number of clusters the earliest block that keeps
-    enough is found by halving, since clustering later changes less.
+    enough is found by bisection, since clustering later changes less.
 
     Arguments:
         sam: the network; ends at the setting it came with.
@@ -138,7 +138,10 @@ def _measure(
     exact: Sequence[np.ndarray] | None,
     on_image: Callable[[], object],
 ) -> tuple[Point, list[np.ndarray]]:
-    """A setting's point, and of each image the packed masks."""
+    """A setting's point, against the masks ``exact``; without those, its masks too.
+
+    Masks are PxHxW booleans for each image, packed eight pixels to a byte (``np.packbits``).
+    """
     network = Network("", sam, setting, digest="", everything={})
     seconds, agreements, kept = [], [], []
     for number, (spent, masks) in enumerate(_masks(network, images)):
@@ -160,7 +163,7 @@ def _masks(network: Network, images: Sequence[Path]) -> Iterator[tuple[float, np
     for number, path in enumerate(images):
         image = read_image(path)
         if number == 0:
-            network.set_image(image)  # what only a first time takes is not counted
+            network.set_image(image)  # a first time takes longer, and is not counted
         started = time.perf_counter()
         network.set_image(image)
         spent = time.perf_counter() - started

@@ -26,7 +26,7 @@ def calculate_stability_score(
         threshold_offset: how far above and below it to cut.
 
     Returns:
-        ... scores, 0 to 1; NaN for a mask that is empty even at the lenient cut.
+        scores, 0 to 1, in the leading shape; NaN for a mask that is empty even at the lenient cut.
     """
     xp = array_namespace(masks)
     strict = xp.sum(masks > mask_threshold + threshold_offset, axis=(-2, -1))
@@ -36,7 +36,7 @@ def calculate_stability_score(
 
 
 def batched_mask_to_box(masks: Array) -> Array:
-    """Boxes (x0, y0, x1, y1) of the outermost pixels of ...xHxW masks; zeros where empty: ...x4."""
+    """...x4 boxes (x0, y0, x1, y1) of the outermost pixels of ...xHxW masks; zeros where empty."""
     xp = array_namespace(masks)
     if 0 in masks.shape:
         return xp.zeros((*masks.shape[:-2], 4), device=device(masks))
@@ -54,7 +54,13 @@ def batched_mask_to_box(masks: Array) -> Array:
 def is_box_near_crop_edge(
     boxes: Array, crop_box: list[int], orig_box: list[int], atol: float = 20.0
 ) -> Array:
-    """Which of Nx4 boxes (in the crop's frame) touch an edge of the crop inside the image: N."""
+    """N booleans: which of Nx4 boxes touch an edge of the crop that is no edge of the image.
+
+    Arguments:
+        boxes: (x0, y0, x1, y1) in pixels of the crop.
+        crop_box, orig_box: (x0, y0, x1, y1) of the crop and of the whole image, in its pixels.
+        atol: distance in pixels up to which a box touches an edge.
+    """
     xp = array_namespace(boxes)
     crop, image = (
         xp.asarray(box, dtype=xp.float32, device=device(boxes)) for box in (crop_box, orig_box)
@@ -97,7 +103,14 @@ def uncrop_masks(masks: Array, crop_box: list[int], orig_h: int, orig_w: int) ->
 def suppress_duplicates(boxes: Array, scores: Array, iou_threshold: float) -> np.ndarray:
     """Non-maximum suppression of Nx4 boxes (x0, y0, x1, y1): indices kept, best first.
 
-    A box without area, as of a mask one pixel wide, is nobody's duplicate.
+    A box without area, such as that of a mask one pixel wide, duplicates no other.
+
+    Source: Segment Anything, appendix B.
+
+    Arguments:
+        boxes: Nx4.
+        scores: N; the higher of two duplicates is kept.
+        iou_threshold: box IoU above which two boxes are duplicates.
     """
     order = np.argsort(-np.asarray(to_device(scores, "cpu")), kind="stable")
     rank = np.empty(len(order))
@@ -105,7 +118,7 @@ def suppress_duplicates(boxes: Array, scores: Array, iou_threshold: float) -> np
     rank[order] = np.arange(len(order), 0, -1)
     corners = np.asarray(to_device(boxes, "cpu"), dtype=float)
     as_xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    # To OpenCV all boxes without area are the same.
+    # OpenCV would take all boxes without area for duplicates of each other.
     (with_area,) = np.nonzero(as_xywh[:, 2:].all(axis=1))
     best = cv2.dnn.NMSBoxes(
         as_xywh[with_area].tolist(), rank[with_area].tolist(), 0.0, iou_threshold

@@ -1,4 +1,4 @@
-"""Low-res logits to masks of the whole image, one at a time, so that one stays in a cache."""
+"""Low-res logits to masks of the whole image, one at a time, so that each stays in the cache."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class MaskMaker:
     """How the low-res logits of a crop become masks, and which of them are kept.
 
     Attributes:
-        side: of the network's square input.
+        side: side of the network's square input in pixels.
         input_size: (H, W) of the crop as the network saw it, before padding.
         crop_box: (x0, y0, x1, y1) of the crop in the image.
-        image_size: (H, W).
+        image_size: (H, W) of the image.
         threshold: logits above it belong to the mask.
-        stability_offset: shift of the threshold that stability is measured with.
-        least_stability: masks that are less stable are dropped; 0 keeps all.
+        stability_offset: shift of the threshold that the stability score is measured with.
+        least_stability: masks of a lower stability score (0 to 1) are dropped; 0 keeps all.
     """
 
     side: int
@@ -67,7 +67,7 @@ class MaskMaker:
         return FoundMask(float(stability), box, encode_transposed(whole_mask))
 
     def _stability(self, logits: np.ndarray) -> np.float32:
-        """As ``calculate_stability_score``: how little the mask changes with the threshold."""
+        """``calculate_stability_score`` of one mask."""
         strict, lenient = (
             np.count_nonzero(logits > self.threshold + shift)
             for shift in (self.stability_offset, -self.stability_offset)

@@ -32,12 +32,12 @@ from expedit_sam.everything.prompts import (
 from expedit_sam.everything.regions import remove_small_regions
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
-# Predicted IoU and stability score, and the size of low-res logits: SAM's.
+# SAM's thresholds of predicted IoU and stability score, and the size of its low-res logits.
 _THRESHOLDS, _LOW_RES_SIZE = (0.88, 0.95), (256, 256)
-# A part of the work on each has to wait for the others'.
+# More threads gain little: a part of the work on a mask waits for that on the others.
 _MASKS_AT_ONCE = min(os.cpu_count() or 1, 4)
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None]  # called with the points done and all points
 
 
 class SamAutomaticMaskGenerator:
@@ -61,14 +61,14 @@ class SamAutomaticMaskGenerator:
         min_mask_region_area: holes and islands of fewer pixels are removed; 0 for none.
         output_mode: "binary_mask", "uncompressed_rle" or "coco_rle".
         skip_covered: not the original's: ask every second point of every second row first, and of
-            the others only those that no mask covers yet which is at most this share of the crop
-            (0 to 1). 0 asks all.
+            the others only those that no mask covers yet. Masks of more than this share of the crop
+            (0 to 1) do not count. 0 asks all points.
 
     Raises:
         InputError: an argument is missing or unknown; the message says which.
     """
 
-    skip_covered = 0.0  # of subclasses that do not call __init__
+    skip_covered = 0.0  # for subclasses that do not call __init__
 
     def __init__(
         self,
@@ -88,10 +88,9 @@ class SamAutomaticMaskGenerator:
         output_mode: str = "binary_mask",
         skip_covered: float = 0.0,
     ) -> None:
-        if (points_per_side is None) == (point_grids is None):
-            raise InputError("give exactly one of points_per_side and point_grids")
-        if points_per_side is not None and points_per_side < 1:
-            raise InputError(f"points_per_side is {points_per_side}; it must be 1 or more")
+        self.point_grids = _point_grids(
+            points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor
+        )
         if points_per_batch < 1:
             raise InputError(f"points_per_batch is {points_per_batch}; it must be 1 or more")
         for name, threshold in {
@@ -108,18 +107,6 @@ class SamAutomaticMaskGenerator:
             raise InputError(
                 f"output_mode is {output_mode!r}; it must be one of {', '.join(OUTPUT_MODES)}"
             )
-        if point_grids is not None:
-            if len(point_grids) <= crop_n_layers or not all(map(len, point_grids)):
-                raise InputError(
-                    f"point_grids must hold points for the image and for each of {crop_n_layers} "
-                    "layers of crops"
-                )
-        else:
-            assert points_per_side is not None
-            point_grids = build_all_layer_point_grids(
-                points_per_side, crop_n_layers, crop_n_points_downscale_factor
-            )
-        self.point_grids = point_grids
         self.predictor = self._new_predictor(model)
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
@@ -159,8 +146,9 @@ class SamAutomaticMaskGenerator:
             InputError: the array is no such image.
         """
         check_image(image)
-        told = () if on_progress is None else (on_progress,)
-        data = self._generate_masks(image, *told)
+        # A subclass's method may be as the original's, which takes the image alone.
+        more = () if on_progress is None else (on_progress,)
+        data = self._generate_masks(image, *more)
         if self.min_mask_region_area > 0:
             data = self.postprocess_small_regions(
                 data,
@@ -182,6 +170,7 @@ class SamAutomaticMaskGenerator:
             )
 
     def _record(self, data: MaskData, index: int) -> dict[str, Any]:
+        """A mask as ``generate`` returns it."""
         encoded = data["rles"][index]
         write = {
             "binary_mask": rle.decode_mask,
@@ -201,10 +190,11 @@ class SamAutomaticMaskGenerator:
     def _generate_masks(
         self, image: np.ndarray, on_progress: Progress = lambda done, total: None
     ) -> MaskData:
+        """The masks of all crops, without duplicates, in columns (see ``_masks_of_crop``)."""
         crop_boxes, layers = generate_crop_boxes(
             image.shape[:2], self.crop_n_layers, self.crop_overlap_ratio
         )
-        # An image of a few pixels has crops without any.
+        # Some crops of an image of a few pixels are empty.
         crops = [
             (box, layer)
             for box, layer in zip(crop_boxes, layers, strict=True)
@@ -226,7 +216,7 @@ class SamAutomaticMaskGenerator:
             if getattr(self._process_crop, "__func__", None) is ours:
                 for _, (box, layer) in zip(self.predictor.set_images(parts), crops, strict=True):
                     data.cat(self._masks_of_crop(box, layer, size, advance))
-            else:  # a subclass's, as the original has it: it encodes the crop too
+            else:  # a subclass's method, which encodes the crop too, as the original's does
                 for box, layer in crops:
                     data.cat(self._process_crop(image, box, layer, size))
                     advance(len(self.point_grids[layer]))
@@ -246,7 +236,7 @@ class SamAutomaticMaskGenerator:
         crop_layer_idx: int,
         orig_size: tuple[int, ...],
     ) -> MaskData:
-        """The masks of a crop, which is encoded first: what subclasses of the original's call."""
+        """Encode a crop and find its masks: subclasses of the original's override or call it."""
         x0, y0, x1, y1 = crop_box
         self.predictor.set_image(image[y0:y1, x0:x1])
         data = self._masks_of_crop(crop_box, crop_layer_idx, orig_size)
@@ -260,17 +250,30 @@ class SamAutomaticMaskGenerator:
         image_size: tuple[int, ...],
         advance: Callable[[int], None] = lambda points: None,
     ) -> MaskData:
-        """The masks of a crop, which the predictor has been given."""
+        """The distinct masks of the crop that the predictor holds.
+
+        Arguments:
+            crop_box: (x0, y0, x1, y1) of the crop in the image.
+            layer: of the crop: 0 is the whole image.
+            image_size: (H, W) of the image.
+            advance: called with the number of points that were asked or skipped since the last.
+
+        Returns:
+            columns ``iou_preds``, ``points``, ``stability_score``, ``boxes``, ``rles`` and
+            ``crop_boxes``; points and boxes in pixels of the image.
+        """
         x0, y0, x1, y1 = crop_box
         crop_size = (y1 - y0, x1 - x0)
         points_in_crop = self.point_grids[layer] * crop_size[::-1]
         data = MaskData()
-        largest = self.skip_covered * math.prod(crop_size)
-        queue = PointQueue(points_in_crop, self.points_per_batch, largest, (x0, y0), image_size)
+        largest_area = self.skip_covered * math.prod(crop_size)
+        queue = PointQueue(
+            points_in_crop, self.points_per_batch, largest_area, (x0, y0), image_size
+        )
         settled = 0
         for points in queue:
             found = self._process_batch(points, crop_size, crop_box, image_size)
-            if largest > 0:
+            if largest_area > 0:
                 queue.cover(found["rles"])
             data.cat(found)
             advance(queue.settled - settled)
@@ -294,10 +297,13 @@ class SamAutomaticMaskGenerator:
         """The masks of some points that pass the filters, run-length encoded.
 
         Arguments:
-            points: Nx2 (x, y) in pixels of the crop, which the predictor has been given.
-            im_size: (H, W) of the crop; the predictor knows it.
+            points: Nx2 (x, y) in pixels of the crop that the predictor holds.
+            im_size: (H, W) of the crop; unused, but subclasses of the original's have it.
             crop_box: (x0, y0, x1, y1) of the crop in the image.
             orig_size: (H, W) of the image.
+
+        Returns:
+            the columns of ``_masks_of_crop`` without ``crop_boxes``, in pixels of the crop.
         """
         x0, y0, x1, y1 = crop_box
         maker = MaskMaker(
@@ -333,6 +339,9 @@ class SamAutomaticMaskGenerator:
             mask_data: columns ``rles`` and ``boxes`` among others; changed in place.
             min_area: regions of fewer pixels are small.
             nms_thresh: box IoU above which one of two masks is a duplicate; unchanged masks win.
+
+        Returns:
+            ``mask_data``.
         """
         if len(mask_data["rles"]) == 0:
             return mask_data
@@ -351,3 +360,28 @@ class SamAutomaticMaskGenerator:
                 own[i] = array_namespace(own).asarray(boxes[i])
         mask_data.filter(suppress_duplicates(boxes, np.array(unchanged, float), nms_thresh))
         return mask_data
+
+
+def _point_grids(
+    points_per_side: int | None,
+    point_grids: list[np.ndarray] | None,
+    crop_n_layers: int,
+    downscale_factor: int,
+) -> list[np.ndarray]:
+    """The points of the image and of each layer of crops: those given, or regular grids.
+
+    Raises:
+        InputError: not one of the two is given, or a layer has no points.
+    """
+    if points_per_side is not None and point_grids is None:
+        if points_per_side < 1:
+            raise InputError(f"points_per_side is {points_per_side}; it must be 1 or more")
+        return build_all_layer_point_grids(points_per_side, crop_n_layers, downscale_factor)
+    if points_per_side is None and point_grids is not None:
+        if len(point_grids) <= crop_n_layers or not all(map(len, point_grids)):
+            raise InputError(
+                f"point_grids must hold points for the image and for each of {crop_n_layers} "
+                "layers of crops"
+            )
+        return point_grids
+    raise InputError("give exactly one of points_per_side and point_grids")

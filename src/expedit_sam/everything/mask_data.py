@@ -1,4 +1,4 @@
-"""Records of many masks, kept column by column."""
+"""Records of many masks, stored column by column."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ class MaskData:
         return self._stats.items()
 
     def filter(self, keep: Any) -> None:
-        """Keep the rows that ``keep`` names: a boolean for each, or the indices in their order."""
+        """Keep some rows.
+
+        Arguments:
+            keep: a boolean for each row, or the indices of those kept, in the order wanted.
+        """
         rows = np.asarray(keep if isinstance(keep, list) else to_device(keep, "cpu"))
         if rows.dtype == bool:
             rows = rows.nonzero()[0]
@@ -45,7 +49,7 @@ class MaskData:
             self._stats[name] = [column[i] for i in rows] if is_list else column[rows]
 
     def cat(self, new_stats: MaskData) -> None:
-        """Append the rows of another."""
+        """Append the rows of another; the first brings the columns."""
         for name, column in new_stats.items():
             own = self._stats.get(name)
             if own is None:
@@ -56,7 +60,7 @@ class MaskData:
                 self._stats[name] = array_namespace(own, column).concat([own, column])
 
     def to_numpy(self) -> None:
-        """Turn tensors into arrays."""
+        """Turn columns that are tensors into NumPy arrays."""
         for name, column in self._stats.items():
             if is_torch_array(column):
                 self._stats[name] = column.detach().cpu().numpy()

@@ -17,7 +17,7 @@ class PointQueue:
     Arguments:
         points: Nx2 (x, y) in pixels of a crop, in rows of a square grid where N is a square.
         batch_size: points of a batch.
-        largest: area in pixels of the largest mask that lets its points be skipped; 0 asks all.
+        largest_area: in pixels, of a mask whose points may be skipped; 0 asks all points.
         corner: (x, y) of the crop in the image.
         image_size: (H, W) of the image.
 
@@ -29,13 +29,13 @@ class PointQueue:
         self,
         points: np.ndarray,
         batch_size: int,
-        largest: float,
+        largest_area: float,
         corner: tuple[int, int],
         image_size: tuple[int, ...],
     ) -> None:
-        coarse = _coarse(len(points)) if largest > 0 else np.ones(len(points), bool)
+        coarse = _coarse(len(points)) if largest_area > 0 else np.ones(len(points), bool)
         self._first, self._others = points[coarse], points[~coarse]
-        self._batch_size, self._largest, self._corner = batch_size, largest, corner
+        self._batch_size, self._largest_area, self._corner = batch_size, largest_area, corner
         self._covered = np.zeros(image_size[:2], bool)
         self.settled = 0
 
@@ -45,7 +45,7 @@ class PointQueue:
             yield batch
         others = self._others
         while len(others):
-            # Looked at again before each batch: the masks of the last one cover more.
+            # Again before each batch, since the masks of the last one cover more.
             left = others[~self._is_covered(others)]
             batch, left = left[: self._batch_size], left[self._batch_size :]
             self.settled += len(others) - len(left)
@@ -54,20 +54,23 @@ class PointQueue:
                 yield batch
 
     def cover(self, masks: Sequence[Rle]) -> None:
-        """Take note of masks of the image."""
+        """Skip the points in these masks of the image, unless a mask is too large to count."""
         for mask in masks:
-            if area(mask) <= self._largest:
+            if area(mask) <= self._largest_area:
                 self._covered |= decode_mask(mask)
 
     def _is_covered(self, points: np.ndarray) -> np.ndarray:
         height, width = self._covered.shape
-        # A point may lie on the far edge, behind the last pixel.
+        # A point may lie on the right or bottom edge, which is beyond the last pixel.
         x, y = np.minimum((points + self._corner).astype(int), (width - 1, height - 1)).T
         return self._covered[y, x]
 
 
 def _coarse(number: int) -> np.ndarray:
-    """Every second point of every second row of a square grid; else every fourth point."""
+    """Which points are asked first: every second of every second row of a square grid.
+
+    Where the number is no square, every fourth point.
+    """
     side = math.isqrt(number)
     places = np.arange(number)
     if side * side != number:

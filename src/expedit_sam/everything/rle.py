@@ -1,6 +1,6 @@
 """Run-length encoding of masks, as COCO has it (column by column, background first).
 
-Where COCO RLE is read, uncompressed RLE will do too: subclasses of the original's bring it.
+Functions that read COCO RLE also take uncompressed RLE, which subclasses of the original's use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def encode_masks(masks: Any) -> list[Rle]:
 
 
 def encode_transposed(mask: np.ndarray) -> Rle:
-    """A mask to COCO RLE, given as WxH uint8: the order that the encoding goes in, so no copy."""
+    """A mask, given as WxH uint8, to COCO RLE: in the encoding's own order, so without a copy."""
     return coco.encode(mask.T)
 
 

@@ -89,14 +89,24 @@ class SamOnnxModel(nn.Module):
     def select_masks(
         self, masks: Tensor, iou_preds: Tensor, num_points: int
     ) -> tuple[Tensor, Tensor]:
-        """One of the BxMx4hx4w masks of each prompt, and its score: Bx1x4hx4w and Bx1."""
+        """Select one of each prompt's four masks, as ``return_single_mask`` says.
+
+        Arguments:
+            masks: Bx4x4hx4w low-res logits.
+            iou_preds: Bx4 scores.
+            num_points: of a prompt, padding included.
+
+        Returns:
+            Bx1x4hx4w logits and Bx1 scores.
+        """
         is_first = (torch.arange(iou_preds.shape[1], device=iou_preds.device) == 0).to(iou_preds)
+        # Instead of a branch: from three points on the first mask wins, else one of the others.
         best = (iou_preds + (num_points - 2.5) * _DECISIVE * is_first).argmax(dim=1)
         prompts = torch.arange(masks.shape[0], device=masks.device)
         return masks[prompts, best].unsqueeze(1), iou_preds[prompts, best].unsqueeze(1)
 
     def mask_postprocessing(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
-        """Low-res logits to the image of size (H, W), without the padding."""
+        """BxMx4hx4w low-res logits to BxMxHxW of the image's size (H, W), without the padding."""
         inside = self.resize_longest_image_size(orig_im_size, self.img_size)
         size = orig_im_size.to(torch.int64).unbind()  # tensors: a trace does not fix them
         rows, columns = (self._upscaling(int(masks.shape[-1]), inside[i], size[i]) for i in (0, 1))
@@ -125,7 +135,13 @@ class SamOnnxModel(nn.Module):
         return torch.lerp(without, encoder.mask_downscaling(mask_input), has_mask_input)
 
     def _upscaling(self, low: int, inside: Any, size: Any) -> Tensor:
-        """low x size: both bilinear scalings of one axis as one matrix: both are linear."""
+        """Both bilinear scalings of one axis, which are linear, as one low x size matrix.
+
+        Arguments:
+            low: length of the axis in low-res logits; to be scaled to the network's input.
+            inside: how much of that input the image takes, without the padding.
+            size: length of the axis in the image.
+        """
         identity = torch.eye(low)[None, None]
         upscaled = F.interpolate(
             identity, size=(low, self.img_size), mode="bilinear", align_corners=False

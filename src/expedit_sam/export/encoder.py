@@ -15,7 +15,7 @@ from expedit_sam.model.attention import relative_positions
 from expedit_sam.model.block import attend_block
 from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, encode
 
-# Attention scores of one step: one head of SAM's global attention, 64 MB in float32.
+# Attention scores computed at once: one head of SAM's global attention, 64 MB in float32.
 _SCORES_PER_STEP = 2**24
 
 
@@ -95,9 +95,9 @@ def _position_scores(
 
 @contextmanager
 def average_pooling(opset: int) -> Iterator[None]:
-    """Lets the exporter write ``adaptive_avg_pool2d`` to any size: two matrix products.
+    """Let the exporter write ``adaptive_avg_pool2d`` to any size, as two matrix products.
 
-    (By itself it knows only sizes that divide the input's.)
+    By itself it writes only sizes that divide the input's.
     """
     from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic
 

@@ -27,7 +27,6 @@ class Metadata:
     """An encoder and a decoder that belong together, and how to prepare an image for them.
 
     Attributes:
-        version: of this layout.
         format: "onnx" or "openvino".
         model: name of the network.
         weights: digest of its weights; both graphs carry it too.
@@ -40,6 +39,7 @@ class Metadata:
         mask_threshold: logits above it belong to a mask.
         embedding_shape: (C, h, w) of the image embedding.
         mask_input_size: (h, w) of low-res logits.
+        version: of the layout of ``metadata.json``.
     """
 
     format: str
@@ -57,6 +57,7 @@ class Metadata:
     version: int = VERSION
 
     def write(self, folder: Path) -> None:
+        """Write it as ``metadata.json``."""
         (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 

@@ -26,7 +26,8 @@ from expedit_sam.export.metadata import graph_path, read_metadata
 from expedit_sam.transforms import upscale_logits, upscale_masks
 
 _PADDING, _FOREGROUND, _TOP_LEFT, _BOTTOM_RIGHT = -1, 1, 2, 3
-_PROMPT = ("point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size")
+# The decoder's inputs besides the image embedding.
+_PROMPT_INPUTS = ("point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size")
 
 
 class SamPredictor(BasePredictor):
@@ -129,7 +130,9 @@ class SamPredictor(BasePredictor):
             np.array([mask_input is not None]),
             np.ones(2),  # masks are upscaled here, and only those that are wanted
         )
-        inputs = {name: np.float32(value) for name, value in zip(_PROMPT, values, strict=True)}
+        inputs = {
+            name: np.float32(value) for name, value in zip(_PROMPT_INPUTS, values, strict=True)
+        }
         inputs["image_embeddings"] = self.features
         iou, logits = self._decoder.run(inputs, ["iou_predictions", "low_res_masks"])
         # An export with --return-single-mask has chosen already.

@@ -71,7 +71,7 @@ def export_sam(
     encoder = EncoderGraph(sam.image_encoder, torch.float16 if half else torch.float32)
     with (
         appearing_together(Path(folder)) as place,
-        # Where there is to be room for it all.
+        # On the disk of the folder, which must have room for everything anyway.
         tempfile.TemporaryDirectory(dir=folder, prefix=HIDDEN) as scratch,
     ):
         for part, graph in (("encoder", encoder), ("decoder", decoder)):
@@ -97,8 +97,8 @@ def write_onnx(graph: EncoderGraph | SamOnnxModel, path: Path, opset: int = OPSE
     inputs, outputs, axes = _interface(graph)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        # Shapes that a trace fixes are meant; and this exporter is the one that takes sizes as
-        # inputs, so we stay with it while PyTorch has it.
+        # Of shapes that the trace fixes, as they should be; and of this exporter's deprecation: the
+        # newer one cannot take the image's size as an input.
         warnings.simplefilter("ignore")
         stack.enter_context(average_pooling(opset))
         try:
@@ -124,8 +124,13 @@ def quantize(source: Path, target: Path, per_channel: bool) -> Path:
     """Write an ONNX file anew with the weights of its matrix products as 8-bit integers.
 
     Arguments:
-        per_channel: a scale for each output channel instead of one for each weight; onnxruntime
-            runs that only where all weights are matrices, as the encoder's are.
+        source: the file to read.
+        target: the file to write.
+        per_channel: one scale for each output channel instead of one for each weight tensor;
+            onnxruntime runs that only where all weights are matrices, as the encoder's are.
+
+    Returns:
+        ``target``.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -18,15 +18,15 @@ class Clusters(NamedTuple):
     Attributes:
         centroids: NxKxC.
         sizes: NxK, how many tokens each holds; they sum to L in a window.
-        shares: NxKxL, how much of a cluster each token is; they sum to 1 for a cluster.
-        belonging: NxLxK, how much each token joined each cluster in the last round; they sum to 1
-            for a token.
+        shares: NxKxL, each token's weight in the mean that a cluster is; a cluster's sum to 1.
+        memberships: NxLxK, how much each token belongs to each cluster in the last round of
+            k-means; a token's sum to 1.
     """
 
     centroids: Tensor
     sizes: Tensor
     shares: Tensor
-    belonging: Tensor
+    memberships: Tensor
 
 
 def cluster_windows(
@@ -44,7 +44,8 @@ def cluster_windows(
     tokens.
 
     Arguments:
-        tokens: NxHxWxC, N windows; best centred, because distances are taken from dot products.
+        tokens: NxHxWxC, N windows; best centred: distances come from dot products, in which a
+            large common offset costs precision.
         size: rows and columns of the grid of clusters.
         iterations: rounds of soft k-means, at least 1.
         temperature: one number, or Nx1x1.
@@ -58,22 +59,22 @@ def cluster_windows(
 
     barred = _outside_neighborhood((height, width), size, neighborhood, tokens.device)
     shares = _first_shares((height, width), size, tokens.device).to(tokens.dtype)
-    sizes = belonging = tokens.new_empty(0)
+    sizes = memberships = tokens.new_empty(0)
     for _ in range(iterations):
         products = products_of_tokens @ shares
         squares = (shares * products).sum(dim=1, keepdim=True)
         logits = torch.sub(products, squares, alpha=0.5).add_(barred)
-        belonging = logits.softmax(dim=-1)
-        sizes = belonging.sum(dim=1)
+        memberships = logits.softmax(dim=-1)
+        sizes = memberships.sum(dim=1)
         # A cluster that every token has left keeps a tiny size instead of dividing by zero.
-        shares = belonging / sizes.clamp_min(1e-12)[:, None]
+        shares = memberships / sizes.clamp_min(1e-12)[:, None]
     by_cluster = shares.transpose(1, 2)
-    return Clusters(by_cluster @ tokens, sizes, by_cluster, belonging)
+    return Clusters(by_cluster @ tokens, sizes, by_cluster, memberships)
 
 
 @kept
 def _first_shares(grid: tuple[int, int], clusters: tuple[int, int], device: torch.device) -> Tensor:
-    """LxK, how much of a cluster (row order) each token (row order) is before the first round."""
+    """LxK, the shares before the first round: adaptive average pooling. All are in row order."""
     each = torch.eye(grid[0] * grid[1], device=device).view(-1, 1, *grid)
     return F.adaptive_avg_pool2d(each, clusters).flatten(1)
 
@@ -91,5 +92,5 @@ def _outside_neighborhood(
     rows, columns = near
     together = rows[:, None, :, None] & columns[None, :, None, :]
     together = together.reshape(grid[0] * grid[1], clusters[0] * clusters[1])
-    # Adding this takes half as long as filling by a mask.
+    # Adding minus infinity to logits takes half as long as filling them by a mask.
     return torch.zeros(together.shape, device=device).masked_fill_(~together, -torch.inf)

@@ -22,17 +22,17 @@ class ClusterTraits:
     """What attention has to know of clusters beside their features.
 
     Attributes:
-        log_sizes: Bxhxw logarithms of how many tokens each cluster holds, over the tokens a
-            cluster of a whole window holds on average; None where all count as one.
-        value_scales: Bxhxw, 0 to 1: a cluster so much shorter after layer norm would be the mean of
-            what layer norm makes of its tokens; None leaves values as they are.
+        log_sizes: Bxhxw, the logarithm of each cluster's number of tokens over the average number
+            in a whole window; None where all count as one.
+        value_scales: Bxhxw, 0 to 1, the factor that makes a cluster's value, less that of layer
+            norm's bias, the mean of its tokens'; None leaves values as they are.
     """
 
     log_sizes: Tensor | None = None
     value_scales: Tensor | None = None
 
     def split(self, rows: int) -> Iterator[ClusterTraits]:
-        """Those of so many rows of clusters at a time."""
+        """The traits of so many rows of clusters at a time."""
         parts = (
             repeat(None) if trait is None else trait.split(rows, dim=1)
             for trait in (self.log_sizes, self.value_scales)
@@ -52,14 +52,15 @@ class Contraction:
     clusters: Tensor
     traits: ClusterTraits
     _parts: list[list[Part]]
-    _back: list[_Back]
+    _back: list[_WayBack]
 
     def expand(self, refined: Tensor, outward: Tensor | None = None) -> Tensor:
         """Rebuild tokens from clusters that further blocks have refined.
 
         Arguments:
             refined: BxhxwxC.
-            outward: OxC, what tokens are projected with next, if so: clusters are fewer.
+            outward: OxC, what tokens are projected with next. Here it costs less, because clusters
+                are fewer. None for nothing.
 
         Returns:
             BxHxWxC, or BxHxWxO projected.
@@ -77,14 +78,14 @@ class Contraction:
         return assembled(self._parts, rebuilt, lambda part: part.window_shape)
 
     def _response(self, windows: list[Tensor], outward: Tensor | None) -> Tensor:
-        """BxOxC, how the blocks have changed differences between neighbours."""
+        """BxOxC, the linear map of what the blocks did to differences between neighbours."""
         before = [part.cut_clusters(self.clusters) for part in each(self._parts)]
         channels, device = self.clusters.shape[-1], self.clusters.device
         start = torch.eye(channels, device=device) if outward is None else outward.float()
         return linear_response(self._differences(before), self._differences(windows), start)
 
     def _differences(self, windows: list[Tensor]) -> Tensor:
-        """BxNxC, of all clusters from the mean of themselves and their neighbours in the window."""
+        """BxNxC, all clusters less the mean of their neighbourhood in their window."""
         batch = len(self.clusters)
         pieces = [
             _of_images(_from_neighbors(clusters.float(), part.cluster_shape), batch)
@@ -96,8 +97,8 @@ class Contraction:
 def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
     """Cluster the tokens of every window of a grid.
 
-    Windows at the right and bottom edge hold only the tokens that exist and get clusters in
-    proportion, so no cluster is spent on padding.
+    Source: arXiv 2210.01035, section 3.3. Unlike there, windows at the right and bottom edge hold
+    only the tokens that exist and get clusters in proportion, so none is spent on padding.
 
     Arguments:
         tokens: BxHxWxC.
@@ -152,21 +153,22 @@ def contract(tokens: Tensor, hourglass: Hourglass, window: int) -> Contraction:
 
 def _way_back(
     tokens: Tensor, found: Clusters, temperature: Tensor, hourglass: Hourglass, dtype: torch.dtype
-) -> _Back:
-    weights = found.belonging
+) -> _WayBack:
+    """How the tokens of some windows are rebuilt, stored in the tokens' own type."""
+    weights = found.memberships
     if (neighbors := hourglass.reconstruction_neighbors) is not None:
         weights = reconstruction_weights(tokens, found.centroids, temperature, neighbors)
-    return _Back(weights, found.shares, tokens.to(dtype) if hourglass.keep_detail else None)
+    return _WayBack(weights, found.shares, tokens.to(dtype) if hourglass.keep_detail else None)
 
 
 @dataclass(frozen=True)
-class _Back:
+class _WayBack:
     """The way back from the K clusters of each of N windows to its L tokens.
 
     Attributes:
         weights: NxLxK, how much of each cluster goes into each token.
         shares: NxKxL, how much of each cluster each token was.
-        tokens: NxLxC from their window's mean; None where no details are kept.
+        tokens: NxLxC less their window's mean; None where no details are kept.
     """
 
     weights: Tensor
@@ -174,44 +176,54 @@ class _Back:
     tokens: Tensor | None
 
     def rebuilt(self, refined: Tensor, response: Tensor | None) -> Tensor:
-        """NxLxO tokens from NxKxO clusters, and BxOxC, what became of differences between them."""
+        """NxLxO tokens from NxKxO clusters; BxOxC ``response`` changes details as blocks did."""
         weights = self.weights.to(refined.dtype)
         if response is None or self.tokens is None:
             return weights @ refined
         images = _of_images(self.tokens, len(response))
-        moved = row_products(images, response).view(*self.tokens.shape[:2], -1)
-        # A cluster's own part of what is moved gives way to what the blocks have made of it.
-        return (weights @ (refined - self.shares.to(refined.dtype) @ moved)).add_(moved)
+        mapped = row_products(images, response).view(*self.tokens.shape[:2], -1)
+        # Of mapped tokens only details count: their mean in a cluster gives way to the refined one.
+        return (weights @ (refined - self.shares.to(refined.dtype) @ mapped)).add_(mapped)
 
 
 def _value_scales(clusters: Tensor, variances: Tensor) -> Tensor:
-    """Bxhxw, from BxhxwxC clusters and Bxhxw, the mean variance of their tokens over channels."""
+    """Bxhxw: the deviation of BxhxwxC clusters over channels, over that of their tokens.
+
+    Arguments:
+        variances: Bxhxw, the mean variance over channels of each cluster's tokens.
+    """
     return (_variance(clusters) / variances.clamp_min(1e-12)).sqrt()
 
 
 def _variance(x: Tensor) -> Tensor:
-    """Over channels; ``Tensor.var`` takes several times as long on a CPU."""
+    """Variance over channels; ``Tensor.var`` takes several times as long on a CPU."""
     squares = torch.linalg.vector_norm(x, dim=-1).square() / x.shape[-1]
     return (squares - x.mean(dim=-1).square()).clamp_min(0)
 
 
 def _of_images(windows: Tensor, batch: int) -> Tensor:
-    """(B*number) x L x C of windows to B x (number*L) x C of images."""
+    """(B*windows)xLxC to Bx(windows*L)xC: what windows hold, image by image."""
     return windows.unflatten(0, (batch, -1)).flatten(1, 2)
 
 
 def _from_neighbors(clusters: Tensor, shape: tuple[int, int]) -> Tensor:
-    """NxKxC clusters less the mean of the 3x3 around each: they differ as details do."""
+    """NxKxC clusters less the mean of the 3x3 around each: the finest differences there are."""
     grid = clusters.transpose(1, 2).unflatten(2, shape)
     mean = F.avg_pool2d(grid, 3, stride=1, padding=1, count_include_pad=False)
     return (grid - mean).flatten(2).transpose(1, 2)
 
 
 def _temperature(windows: list[Tensor], hourglass: Hourglass, batch: int) -> Tensor:
-    """One temperature an image, over its tokens' mean squared distance from their window's mean."""
+    """B temperatures: the setting's, divided by v where it is scale-free.
+
+    v is the mean squared distance of an image's tokens from their window's mean.
+
+    Arguments:
+        windows: pieces of (B*windows)xhxwxC tokens, less their window's mean.
+    """
     if not hourglass.scale_free:
         return torch.full((batch,), hourglass.temperature, device=windows[0].device)
-    # Norms of tokens first: one of all numbers at once would gather rounding.
+    # Summed token by token: a single sum of all numbers would accumulate rounding.
     squares = [torch.linalg.vector_norm(w, dim=-1).square() for w in windows]
     total = sum(s.reshape(batch, -1).sum(dim=1) for s in squares)
     count = sum(w.shape[0] * w.shape[1] * w.shape[2] for w in windows) // batch

@@ -14,7 +14,7 @@ class Stretch:
     """Adjacent windows of one length along an axis.
 
     Attributes:
-        start, window: where they begin and how long each is, in tokens.
+        start, window: where the first begins and how long each is, in tokens.
         cluster_start, clusters: the same in clusters.
         number: how many windows.
     """
@@ -55,7 +55,15 @@ class Part:
         return self._cut(grid, start, self.cluster_shape).flatten(1, 2)
 
     def join(self, windows: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The rectangle of a grid, from (B*number) x (h*w) x C of windows, or without channels."""
+        """The part's rectangle of a grid, from what its windows hold.
+
+        Arguments:
+            windows: (B*number)x(h*w)xC, or without channels.
+            shape: (h, w) of a window, in tokens or in clusters.
+
+        Returns:
+            BxHxWxC, or BxHxW.
+        """
         split = (-1, self.down.number, self.across.number, *shape, *windows.shape[2:])
         rectangle = windows.view(split).transpose(2, 3)
         return rectangle.flatten(3, 4).flatten(1, 2)
@@ -72,13 +80,15 @@ def parts_of(size: tuple[int, int], window: int, side: int) -> list[list[Part]]:
 
     Arguments:
         window: side of a window in tokens.
-        side: of the square of clusters that stands for a whole one; others get their share.
+        side: side of the square of clusters that stands for a whole window. Windows that an edge
+            cuts off get clusters in proportion, at least one along each axis.
     """
     down, across = (_stretches(length, window, side) for length in size)
     return [[Part(rows, columns) for columns in across] for rows in down]
 
 
 def _stretches(length: int, window: int, side: int) -> list[Stretch]:
+    """The whole windows along an axis of so many tokens, then the one that the edge cuts off."""
     number, rest = divmod(length, window)
     found = [Stretch(0, window, 0, side, number)] if number else []
     if rest:
@@ -88,13 +98,20 @@ def _stretches(length: int, window: int, side: int) -> list[Stretch]:
 
 
 def each(parts: list[list[Part]]) -> Iterator[Part]:
+    """The parts row by row, the order of the pieces that ``assembled`` takes."""
     return (part for row in parts for part in row)
 
 
 def assembled(
     parts: list[list[Part]], pieces: list[Tensor], shape: Callable[[Part], tuple[int, int]]
 ) -> Tensor:
-    """The grid, BxHxWxC or BxHxW, of what every part's windows hold."""
+    """The grid, BxHxWxC or BxHxW, of what the windows of every part hold.
+
+    Arguments:
+        parts: see ``parts_of``.
+        pieces: for each part, row by row, what ``Part.join`` takes.
+        shape: the shape of a part's windows, in tokens or in clusters.
+    """
     following = iter(pieces)
     rows = [
         torch.cat([part.join(next(following), shape(part)) for part in row], 2) for row in parts

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from expedit_sam.products import linear, row_products
 
-# Steps of ``linear_response``: more fit the clusters better, but not the finer differences.
+# Of conjugate gradients: more would fit the clusters better, but not the finer differences.
 _STEPS = 2
 
 
@@ -20,7 +20,8 @@ def reconstruction_weights(
     0 for the others.
 
     Arguments:
-        tokens: NxLxC, of N windows; best centred, because distances are taken from dot products.
+        tokens: NxLxC, of N windows; best centred: distances come from dot products, in which a
+            large common offset costs precision.
         clusters: NxKxC, before the blocks refined them.
         temperature: one number, or Nx1x1.
         neighbors: clusters a token is rebuilt from; all of them if there are fewer.
@@ -37,35 +38,35 @@ def reconstruction_weights(
 
 
 def linear_response(before: Tensor, after: Tensor, start: Tensor) -> Tensor:
-    """How the differences between clusters have changed, as a linear map.
+    """The linear map M of what some blocks did to the differences between clusters.
 
-    From the start, each row of the map takes two steps of conjugate gradients towards the least
-    ``|before @ M.T - after|^2``. It tells what became of finer differences, which went through no
-    block. The published method has no such map.
+    It is applied to finer differences, which went through no block. Each row of M takes two steps
+    of conjugate gradients (CGLS: Hestenes and Stiefel, 1952) from ``start`` toward the least
+    ``|before @ M.T - after|^2``. The published method has no such map.
 
     Arguments:
-        before: BxNxC differences of N clusters from their surroundings before some blocks.
+        before: BxNxC differences of N clusters from their neighbourhood before the blocks.
         after: BxNxO, the same after them.
-        start: OxC, what there would be if the blocks had changed nothing.
+        start: OxC, the map if the blocks had changed nothing.
 
     Returns:
-        BxOxC.
+        BxOxC, M of each image.
     """
-    missing = (after - linear(before, start)).transpose(1, 2).contiguous()
+    residual = (after - linear(before, start)).transpose(1, 2).contiguous()
     response, direction = start, torch.zeros_like(start)
-    last, least = torch.ones_like(missing[..., :1]), torch.finfo(missing.dtype).tiny
+    last_squares, tiny = torch.ones_like(residual[..., :1]), torch.finfo(residual.dtype).tiny
     for _ in range(_STEPS):
-        descent = row_products(missing, before.transpose(1, 2))
-        energy = _row_squares(descent)
-        direction = descent + energy / last.clamp_min(least) * direction
-        moved = row_products(direction, before)
-        length = energy / _row_squares(moved).clamp_min(least)
-        response = response + length * direction
-        missing = missing - length * moved
-        last = energy
+        descent = row_products(residual, before.transpose(1, 2))  # minus half the gradient
+        squares = _row_squares(descent)
+        direction = descent + squares / last_squares.clamp_min(tiny) * direction
+        change = row_products(direction, before)
+        step = squares / _row_squares(change).clamp_min(tiny)
+        response = response + step * direction
+        residual = residual - step * change
+        last_squares = squares
     return response
 
 
 def _row_squares(x: Tensor) -> Tensor:
-    """BxOx1, of the rows of BxOxN."""
+    """BxOx1, the squared norms of the rows of BxOxN."""
     return x.square().sum(dim=2, keepdim=True)

@@ -24,14 +24,15 @@ class Hourglass:
         temperature: how sharply a token belongs to its nearest cluster. Scale-free, it is divided
             by the tokens' mean squared distance from their window's mean.
         neighborhood: odd width of the square of clusters that a token may join.
-        reconstruction_neighbors: nearest clusters that a token is rebuilt from; None for all that
-            it has joined, as much as it has.
+        reconstruction_neighbors: nearest clusters that a token is rebuilt from; None for those that
+            it joined in the last round, by how much it belongs to each.
         scale_free: whether the temperature adapts to the scale of the features.
         size_aware: whether a cluster counts in attention as often as it has tokens.
         keep_detail: whether a rebuilt token keeps what it was beside its clusters, changed as the
             blocks changed the differences between clusters.
-        mean_values: whether a cluster brings to attention the mean of its tokens' values. Layer
-            norm divides a cluster by its own deviation, smaller than theirs: that makes more of it.
+        mean_values: whether a cluster brings to attention the mean of its tokens' values. Without
+            it the value is too large: layer norm divides a cluster by its own deviation, which is
+            smaller than its tokens'.
 
     Raises:
         InputError: a value is out of its range; the message names it.
@@ -171,10 +172,12 @@ def resolve(setting: Hourglass | str | None) -> Hourglass | None:
 
 
 def fitting(setting: Hourglass | str | None, depth: int, window: int) -> Hourglass | None:
-    """What ``resolve`` gives, once it has met a network of ``depth`` blocks.
+    """``resolve``, and a check that the setting fits a network.
 
     Arguments:
-        window: side in tokens of the windows that its tokens are clustered in.
+        setting: an ``Hourglass``, a preset's name, or None for exact.
+        depth: blocks of the network's image encoder.
+        window: side in tokens of the windows that tokens are clustered in.
 
     Raises:
         InputError: no preset has that name, or the setting does not fit the network.

@@ -23,7 +23,9 @@ class Architecture:
             encoder (see ``ImageEncoderViT``).
         image_size, patch_size: side of the input and of a patch in pixels.
         prompt_embed_dim: channels of image and prompt embeddings.
-        decoder_heads, decoder_mlp_dim, iou_head_hidden_dim, filter_size: the mask decoder.
+        decoder_heads, decoder_mlp_dim: attention heads and feed-forward width of the decoder's
+            transformer.
+        iou_head_hidden_dim, filter_size: see ``MaskDecoder``.
     """
 
     embed_dim: int

@@ -20,7 +20,7 @@ from expedit_sam.model.untouched import is_untouched
 from expedit_sam.modes import is_transforming
 from expedit_sam.products import add_row_products, linear, row_products
 
-# Scores that are worked on at a time: for each CPU thread (2 MB, a core's own cache), by a GPU.
+# Attention scores in memory at a time: for each CPU thread (2 MB, a core's own cache), for a GPU.
 _SCORES_PER_STEP = {"cpu": 2**19, "cuda": 2**26}
 
 
@@ -76,11 +76,10 @@ def attend_grid(
         attention: a module with SAM's attention parameters.
         x: BxHxWxC tokens.
         window_size: side of the windows in tokens; 0 attends over the whole grid.
-        traits: where x are clusters. Their log sizes are added to every score of that key, their
-            values brought nearer to that of ``origin``. Padded positions count as average.
-        origin: C, what layer norm makes of a token without deviation. Needed where traits have
-            value scales.
-        attend: from sequences to sequences, as ``attend_sequences``, which it is by default.
+        traits: where ``x`` are clusters. Log sizes are added to all scores of their key, value
+            scales draw values toward that of ``origin``. Padded positions count as average.
+        origin: C, layer norm's bias. Needed where traits have value scales.
+        attend: takes the arguments of ``attend_sequences`` and replaces it.
 
     Returns:
         BxHxWxC tokens.
@@ -88,10 +87,10 @@ def attend_grid(
     height, width = map(int, x.shape[1:3])  # whole numbers in a trace too
     window = (window_size, window_size) if window_size > 0 else (height, width)
     heads = attention.num_heads
-    # A padded position holds a zero token, so its query, key and value are the bias alone. Where
-    # there is none, a hook is not to see one.
+    # A padded position holds a zero token, so its query, key and value are the bias alone.
+    # Without padding nothing is projected, or a hook would see a token that is not there.
     is_padded = height % window[0] or width % window[1]
-    fill = _of_zero(attention.qkv, x) if is_padded else None
+    fill = _projected_zero(attention.qkv, x) if is_padded else None
     qkv = _pad_to_windows(call_linear(attention.qkv, x), window, fill)
     padded_size = (int(qkv.shape[1]), int(qkv.shape[2]))
     q, k, v = _sequences(qkv, window, heads)
@@ -100,19 +99,19 @@ def attend_grid(
         k = k * (scale / usual)  # positions are not scaled
     key_bias = None
     if traits is not None and traits.log_sizes is not None:
-        key_bias = _of_sequences(traits.log_sizes.to(q.dtype), window, heads, fill=0)
+        key_bias = _per_sequence(traits.log_sizes.to(q.dtype), window, heads, fill=0)
     if traits is not None and traits.value_scales is not None:
         assert origin is not None
-        scales = _of_sequences(traits.value_scales.to(q.dtype), window, heads, fill=1)[..., None]
-        centre = attention.qkv(origin.view(1, 1, 1, -1)).view(3, heads, 1, -1)[2]
-        v = torch.lerp(centre.repeat(len(v) // heads, 1, 1), v, scales)
+        scales = _per_sequence(traits.value_scales.to(q.dtype), window, heads, fill=1)[..., None]
+        origin_value = attention.qkv(origin.view(1, 1, 1, -1)).view(3, heads, 1, -1)[2]
+        v = torch.lerp(origin_value.repeat(len(v) // heads, 1, 1), v, scales)
     tables = (attention.rel_pos_h, attention.rel_pos_w) if attention.use_rel_pos else None
     out = (attend or attend_sequences)(q, k, v, tables, window, key_bias)
     return call_linear(attention.proj, _grid(out, window, heads, padded_size)[:, :height, :width])
 
 
-def _of_zero(qkv: nn.Module, x: Tensor) -> Tensor | None:
-    """What a projection makes of a token of zeros: its bias, or more if it is no linear layer."""
+def _projected_zero(qkv: nn.Module, x: Tensor) -> Tensor | None:
+    """3C, what a projection makes of a token of zeros: its bias, unless somebody replaced it."""
     if isinstance(qkv, nn.Linear) and is_untouched(qkv):
         return qkv.bias
     return qkv(x.new_zeros(1, 1, 1, x.shape[-1])).flatten()
@@ -130,9 +129,13 @@ def attend_sequences(
 
     Arguments:
         q, k, v: Sx(h*w)xd sequences, one for each head of each window.
-        tables: vertical and horizontal relative positions; None for none.
+        tables: Lxd vertical and horizontal relative positions (see ``relative_positions``); None
+            for none.
         window: (h, w) of a sequence in tokens.
-        key_bias: Sx(h*w), added to all scores of a key.
+        key_bias: Sx(h*w), added to all scores of a key; None for none.
+
+    Returns:
+        Sx(h*w)xd.
     """
     if tables is None:
         mask = None if key_bias is None else key_bias[:, None]
@@ -142,7 +145,7 @@ def attend_sequences(
     together, rows = _step(len(q), window, q.device.type)
     # One piece of memory serves all steps, unless gradients will ask for what each step made.
     learns = q.requires_grad or any(table.requires_grad for table in tables)
-    # The tracer runs a module with gradients and compares it without.
+    # PyTorch's tracer runs a module with gradients and compares it with a run without.
     keep = (torch.is_grad_enabled() and learns) or torch.jit.is_tracing() or is_transforming()
     memory = None if keep else q.new_empty(together * rows * width * length)
     out = torch.empty_like(q).unflatten(1, window)
@@ -170,8 +173,8 @@ def _position_scores(
 ) -> tuple[Tensor, Tensor]:
     """What a query adds to the scores of each key row and column: Sxhxwxhx1 and Sxhxwx1xw.
 
-    Each query is multiplied with every relative position once; the ones that its own row and
-    column can meet are a run of them, one further for the next row: a view, no copy.
+    Each query is multiplied with every relative position once. Those between its row and the rows
+    of keys are adjacent, and begin one place earlier for the next row: they are views, not copies.
     """
     height, width = window
     flipped = [
@@ -193,7 +196,7 @@ def _position_scores(
 
 def _step(sequences: int, window: tuple[int, int], device_type: str) -> tuple[int, int]:
     """How many sequences, and how many rows of their queries, to attend from at a time."""
-    # A compiler cannot ask for their number, and divides the work itself.
+    # A compiler cannot trace the number of threads, and divides the work itself.
     on_cpu = device_type == "cpu" and not torch.compiler.is_compiling()
     threads = torch.get_num_threads() if on_cpu else 1
     budget = threads * _SCORES_PER_STEP.get(device_type, _SCORES_PER_STEP["cuda"])
@@ -204,7 +207,7 @@ def _step(sequences: int, window: tuple[int, int], device_type: str) -> tuple[in
 
 
 def _even(count: int, at_most: int) -> int:
-    """The size of as few and as equal parts as possible."""
+    """Size of the parts when ``count`` is divided into as few and as equal ones as possible."""
     return math.ceil(count / math.ceil(count / at_most))
 
 
@@ -272,14 +275,14 @@ def _sequences(qkv: Tensor, window: tuple[int, int], heads: int) -> Tensor:
     return split.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 4).flatten(2, 3)
 
 
-def _of_sequences(trait: Tensor, window: tuple[int, int], heads: int, fill: float) -> Tensor:
+def _per_sequence(trait: Tensor, window: tuple[int, int], heads: int, fill: float) -> Tensor:
     """BxHxW to (B*windows*heads)x(h*w), each head the same; ``fill`` for padded positions."""
     padded = _pad_to_windows(trait[..., None], window, trait.new_full((1,), fill))
     return _windows(padded, window).flatten(1).repeat_interleave(heads, dim=0)
 
 
 def _grid(sequences: Tensor, window: tuple[int, int], heads: int, size: tuple[int, int]) -> Tensor:
-    """The inverse for one of the three: (B*windows*heads)x(h*w)xd to BxHxWxC."""
+    """The inverse of ``_sequences`` for one of the three: (B*windows*heads)x(h*w)xd to BxHxWxC."""
     rows, columns = size[0] // window[0], size[1] // window[1]
     split = sequences.unflatten(1, window).unflatten(0, (-1, rows, columns, heads))
     return split.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)

@@ -18,9 +18,9 @@ from expedit_sam.model.attention import (
 from expedit_sam.model.layers import MLPBlock
 from expedit_sam.model.untouched import are_untouched
 
-# Cells that a network without windows is clustered in: SAM's window.
+# Side in tokens of the cells that a network without windows is clustered in: SAM's window.
 DEFAULT_WINDOW = 14
-# Tokens that a CPU takes at a time, in whole rows of windows.
+# Tokens that a CPU works on at a time, in whole rows of windows.
 _TOKENS_PER_BAND = 2**10
 
 
@@ -78,7 +78,7 @@ def run_block(
 
 
 def _call_parts(block: Any, x: Tensor, window_size: int) -> Tensor:
-    """A block on tokens, whatever its parts are by now: they see what the original's would."""
+    """A block on tokens with every part called on what the original's would get."""
     attended = block.norm1(x)
     if window_size > 0:
         windows = block.attn(partition_windows(attended, window_size))
@@ -90,7 +90,7 @@ def _call_parts(block: Any, x: Tensor, window_size: int) -> Tensor:
 
 
 def _band(width: int, window_size: int) -> int:
-    """Rows that a CPU takes at a time."""
+    """Rows of tokens that a CPU works on at a time, of a grid so wide."""
     rows = window_size or DEFAULT_WINDOW
     return rows * max(1, _TOKENS_PER_BAND // (rows * width))
 
@@ -100,12 +100,12 @@ def attend_block(
     x: Tensor,
     window_size: int,
     traits: ClusterTraits | None = None,
-    how: Callable[..., Tensor] | None = None,
+    attend: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """The first half of a transformer block (see ``attend_grid``)."""
-    # What layer norm makes of a token without deviation.
+    # What layer norm makes of a token of zeros: its bias.
     origin = None if traits is None else block.norm1(x.new_zeros(x.shape[-1]))
-    return x + attend_grid(block.attn, block.norm1(x), window_size, traits, origin, how)
+    return x + attend_grid(block.attn, block.norm1(x), window_size, traits, origin, attend)
 
 
 def clustering_window(blocks: Iterable[Any]) -> int:

@@ -25,6 +25,7 @@ def is_as_built(decoder: Any) -> bool:
 
 
 def _is_affine(layer: Any) -> bool:
+    """Whether the norm after a layer has written to image tokens has weight and bias."""
     return getattr(layer.norm4, "bias", None) is not None
 
 
@@ -36,6 +37,7 @@ def _has_biases(attention: Any) -> bool:
 
 
 def _doubles_twice(upscaling: Any) -> bool:
+    """Whether the layers are the two transposed convolutions that ``Upscaling`` computes."""
     kinds = [nn.ConvTranspose2d, LayerNorm2d, nn.Module, nn.ConvTranspose2d, nn.Module]
     return (
         len(upscaling) == len(kinds)
@@ -50,7 +52,7 @@ def _doubles_twice(upscaling: Any) -> bool:
 def predict_masks(
     decoder: Any, image_embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``MaskDecoder.predict_masks`` (Segment Anything, appendix A)."""
+    """``MaskDecoder.predict_masks``, as the original computes it (Segment Anything, appendix A)."""
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
     image = image_embeddings + dense

@@ -31,14 +31,14 @@ def compile_encoder(encoder: ImageEncoderViT) -> None:
 
 
 class _CompiledSteps(Steps):
-    """Copied and pickled as what is to be compiled again."""
+    """Compiled functions can be neither copied nor pickled: a copy is compiled anew."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _compiled_steps, ()
 
 
 def _compiled_steps() -> Steps:
-    # Each setting, number of images and kind of block counts as one.
+    # Each speed setting, number of images and kind of block counts as a recompilation.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
     compiled = partial(torch.compile, fullgraph=True, dynamic=False)
     run = compiled(_run_block)
@@ -81,7 +81,7 @@ def attend_fused(
         wide_q.append(torch.ones_like(q[..., :1]))
         wide_k.append(key_bias[..., None].to(k.dtype))
     q, k = torch.cat(wide_q, dim=-1), torch.cat(wide_k, dim=-1)
-    # The fastest kernels want three of one width, and a multiple of eight.
+    # The fastest kernels need q, k and v of one width, a multiple of eight.
     channels = q.shape[-1] + -q.shape[-1] % 8
     q, k, v = (F.pad(x, (0, channels - x.shape[-1]))[None] for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[0, ..., :head_dim]
@@ -89,7 +89,7 @@ def attend_fused(
 
 @kept
 def _own_places(window: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(h*w)x(h+w), a one where a key's row is and one where its column is."""
+    """(h*w)x(h+w), for each key a one at its row and a one at its column, else zeros."""
     height, width = window
     places = torch.arange(height * width, device=device)
     own = [F.one_hot(places // width, height), F.one_hot(places % width, width)]

@@ -35,7 +35,7 @@ def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Mode
         InputError: the model's image encoder is not built as SAM's is, or the setting does not
             fit it; the message says why.
     """
-    resolve(setting)  # a misspelt name is told first
+    resolve(setting)  # a misspelt name is reported first
     encoder: Any = model
     for name in ("image_encoder", "vision_encoder"):
         encoder = getattr(model, name, encoder)
@@ -47,7 +47,7 @@ def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Mode
         _require_sam_encoder(encoder)
     method = _method(encoder)
     if setting is None:
-        # The class's own method shows again.
+        # Without ours on the instance, the class's method is called again.
         encoder.__dict__.pop(method, None)
         encoder.__dict__.pop("hourglass", None)
         return model
@@ -65,7 +65,7 @@ def _forward(encoder: Any, x: Tensor) -> Tensor:
 
 
 def _method(encoder: Any) -> str:
-    """The method that makes the embedding; in timm's encoders a head comes after it."""
+    """Name of the method that makes the embedding: in timm's encoders ``forward`` adds a head."""
     return "forward_features" if hasattr(encoder, "forward_features") else "forward"
 
 
@@ -81,7 +81,7 @@ def _require_sam_encoder(encoder: Any) -> None:
 def _require(
     encoder: Any, module: Any, modules: tuple[str, ...] = (), values: tuple[str, ...] = ()
 ) -> None:
-    """Raise ``InputError`` unless a module has these parts, and no others that would be skipped."""
+    """Raise ``InputError`` unless a module has these parts, and no others that do something."""
     fault = f"cannot expedite a {type(encoder).__name__}: its {type(module).__name__}"
     if lacking := [name for name in (*modules, *values) if not hasattr(module, name)]:
         raise InputError(f"{fault} lacks {', '.join(lacking)}; {_REMEDY}")
@@ -97,7 +97,7 @@ def _require(
 
 @torch.no_grad()
 def _require_an_embedding(encoder: Any) -> None:
-    """Raise ``InputError`` if it returns more, as SAM-HQ's does: tried without blocks, quickly."""
+    """Raise ``InputError`` if an encoder returns more, as SAM-HQ's does; tried without blocks."""
     blocks, convolution = encoder.blocks, encoder.patch_embed.proj
     grid = (1, 1) if encoder.pos_embed is None else encoder.pos_embed.shape[1:3]
     size = [step * number for step, number in zip(convolution.stride, grid, strict=True)]

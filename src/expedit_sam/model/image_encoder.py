@@ -41,7 +41,7 @@ class ImageEncoderViT(nn.Module):
     """
 
     _hourglass: Hourglass | None = None
-    steps: Steps | None = None  # another way to compute
+    steps: Steps | None = None  # how ``encode`` computes, where not as usual
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class ImageEncoderViT(nn.Module):
         return encode(self, pixels, self.hourglass, self.steps).to(x.dtype)
 
     def require_own_blocks(self, first: int) -> None:
-        """Raise ``InputError`` if somebody changed the forward pass of this block or a later."""
+        """Raise ``InputError`` if block ``first`` or a later one has somebody's forward pass."""
         for number, block in enumerate(self.blocks):
             own = isinstance(block, Block) and is_own(block, "forward")
             if number >= first and not (own and is_own(block.attn, "forward")):
@@ -175,7 +175,7 @@ def encode(
         encoder: our ``ImageEncoderViT`` or the original package's.
         pixels: Bx3xHxW, normalised.
         hourglass: None runs every block on every token.
-        steps: how it is done; None as this module does it.
+        steps: what computes blocks and clusters; None for the usual ``Steps``.
 
     Returns:
         BxCxhxw image embedding.
@@ -201,14 +201,14 @@ def encode(
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Which cluster is near is decided in the tokens' own precision."""
+    """No autocast inside: distances to clusters need the tokens' own precision."""
     if is_autocasting(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
 
 def _split_neck(neck: Any) -> tuple[Tensor | None, Any]:
-    """The OxC projection that a neck begins with, where it is one, and what comes after it."""
+    """A neck as its first projection, OxC, and the rest; None and the neck if it has none."""
     first: Any = neck[0] if isinstance(neck, nn.Sequential) and len(neck) > 0 else None
     is_projection = (
         isinstance(first, nn.Conv2d)
@@ -222,7 +222,15 @@ def _split_neck(neck: Any) -> tuple[Tensor | None, Any]:
 def first_tokens(
     encoder: Any, pixels: Tensor, number: int, run: Callable[..., Tensor] | None = None
 ) -> Tensor:
-    """BxHxWxC tokens of Bx3xHxW normalised pixels after ``number`` blocks (see ``encode``)."""
+    """Tokens after the first ``number`` blocks.
+
+    Arguments:
+        encoder, pixels: see ``encode``.
+        run: see ``Steps.on_tokens``.
+
+    Returns:
+        BxhxwxC, one token a patch.
+    """
     tokens = encoder.patch_embed(pixels)
     if encoder.pos_embed is not None:
         tokens = tokens + encoder.pos_embed
@@ -233,13 +241,13 @@ def first_tokens(
 
 @dataclass(frozen=True)
 class Steps:
-    """What ``encode`` is made of.
+    """The functions that ``encode`` computes with.
 
     Attributes:
-        on_tokens: a block on all tokens; None calls it.
-        on_clusters: a block on clusters (see ``run_block``).
-        contract: tokens to clusters.
-        expand: a contraction's way back.
+        on_tokens: ``run_block`` or another of its kind, for all tokens; None calls the block.
+        on_clusters: the same for clusters.
+        contract: tokens to clusters, as ``contract`` does.
+        expand: clusters back to tokens, as ``Contraction.expand`` does.
     """
 
     on_tokens: Callable[..., Tensor] | None = None

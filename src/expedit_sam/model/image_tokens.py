@@ -32,16 +32,22 @@ class ImageTokens(Protocol):
     def project(
         self, weight: Tensor, bias: Tensor, prompts: slice, where: slice | Tensor
     ) -> Tensor:
-        """The BxNxO outputs of a linear layer (OxC, O) for some image tokens of some prompts."""
+        """The BxNxO outputs of a linear layer (OxC, O) for some image tokens of some prompts.
+
+        Arguments:
+            weight, bias: the layer's.
+            prompts: which of the prompts.
+            where: which of the image tokens, in row order.
+        """
 
 
 @dataclass(frozen=True)
 class OwnTokens:
-    """Image tokens of each prompt.
+    """Image tokens that are written out for each prompt.
 
     Attributes:
         values: BxNxC, or 1xNxC until prompts have written.
-        positions: 1xNxC or BxNxC.
+        positions: 1xNxC or BxNxC, added where tokens are compared.
     """
 
     values: Tensor
@@ -55,24 +61,25 @@ class OwnTokens:
         scores = self._scores(attention, attention.q_proj(tokens), attention.k_proj)
         values = self.values.expand(len(tokens), -1, -1)
         taken = row_products(scores.softmax(dim=-1), values.transpose(1, 2))
-        return attention.join(attention.of_channels(taken))
+        return attention.join(attention.project_values(taken))
 
     def write(self, attention: Attention, norm: nn.LayerNorm, k: Tensor, v: Tensor) -> OwnTokens:
         scores = self._scores(attention, attention.k_proj(k), attention.q_proj)
-        # Over tokens, the last dimension but one: long rows of image tokens stay contiguous.
-        belonging = scores.unflatten(1, (attention.num_heads, -1)).softmax(dim=-2).flatten(1, 2)
-        added = attention.added_channels(attention.heads(attention.v_proj(v)))
+        # Softmax over prompt tokens, in the last dimension but one: long rows of image tokens stay
+        # contiguous.
+        weights = scores.unflatten(1, (attention.num_heads, -1)).softmax(dim=-2).flatten(1, 2)
+        added = attention.project_outputs(attention.heads(attention.v_proj(v)))
         # Each head's weights sum to 1, so each can bring its share of the bias.
         added = added + attention.out_proj.bias / attention.num_heads
-        changed = row_products(belonging.transpose(1, 2), added.transpose(1, 2))
+        changed = row_products(weights.transpose(1, 2), added.transpose(1, 2))
         return OwnTokens(norm(changed.add_(self.values)), self.positions)
 
     def _scores(self, attention: Attention, tokens: Tensor, projection: nn.Linear) -> Tensor:
         """Bx(H*T)xN products of projected prompt tokens with projected, placed image tokens."""
         tokens = attention.scaled_heads(tokens)
         placed = (self.values + self.positions).expand(len(tokens), -1, -1)
-        products = row_products(attention.in_channels(tokens, projection), placed)
-        return products.add_(attention.with_bias(tokens, projection).flatten(1, 2))
+        products = row_products(attention.fold_projection(tokens, projection), placed)
+        return products.add_(attention.bias_scores(tokens, projection).flatten(1, 2))
 
     def project(
         self, weight: Tensor, bias: Tensor, prompts: slice, where: slice | Tensor
@@ -82,9 +89,9 @@ class OwnTokens:
 
 @dataclass(frozen=True)
 class CalledTokens(OwnTokens):
-    """``OwnTokens`` whose projections are called instead of their weights being read.
+    """``OwnTokens`` that call attentions instead of reading their weights.
 
-    The way for attentions that do more, such as low-rank adapters.
+    For attentions that do more than those written here, such as ones with low-rank adapters.
     """
 
     def read(self, attention: Attention, tokens: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def quantize(encoder: ImageEncoderViT) -> None:
         InputError: this CPU has no exact products of 8-bit integers.
     """
     encoder.requires_grad_(False)
-    # Without the layers themselves: each is to be freed as it is replaced.
+    # The list does not hold the layers, so that each is freed as soon as it is replaced.
     parts = [part for part in encoder.blocks.modules() if not isinstance(part, nn.Linear)]
     for part in parts:
         for name, layer in part.named_children():
@@ -32,7 +32,7 @@ def quantize(encoder: ImageEncoderViT) -> None:
 
 
 def require_float(network: nn.Module) -> None:
-    """Raise ``InputError`` if layers are rounded to 8 bits, which other formats write otherwise."""
+    """Raise ``InputError`` if a network holds ``Int8Linear``, which is not converted."""
     if any(isinstance(part, Int8Linear) for part in network.modules()):
         raise InputError("an int8 network cannot be converted: build it in float32")
 
@@ -71,7 +71,7 @@ class Int8Linear(nn.Module):
         """
         if x.requires_grad and torch.is_grad_enabled():
             raise InputError("an int8 encoder has no gradients: build it in float32")
-        # Sums of products reach beyond float16.
+        # In float32, because sums of products exceed what float16 can hold.
         tokens, scale = _rounded(x.flatten(0, -2).float())
         products = torch._int_mm(tokens, self.weight.T).to(scale.dtype)
         products.mul_(scale).mul_(self.scale)
@@ -96,6 +96,6 @@ def _require_exact_products() -> None:
 
 
 def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """NxC int8 and the Nx1 scales that it times is what was given."""
+    """NxC int8 and Nx1 scales, whose product is about the NxC ``rows``."""
     scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / _LARGEST
     return (rows / scale).round_().to(torch.int8), scale

@@ -15,7 +15,7 @@ from expedit_sam.products import linear
 
 
 def call_linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """Call a linear layer, by oneDNN where that is faster; or whatever is in its place."""
+    """Call a linear layer, by oneDNN where that is faster, or whatever replaced the layer."""
     if isinstance(layer, nn.Linear) and is_untouched(layer):
         return linear(x, layer.weight, layer.bias)
     return layer(x)
@@ -78,18 +78,20 @@ class MLP(nn.Module):
 class LogitFilter(nn.Module):
     """A learned filter of BxMxHxW low-res logits, down and across; it starts as a blur.
 
-    A token's 4x4 logits are made without its neighbours. Where a mask is in doubt, a small
-    network's form a comb with a tooth for each token, which this mends. ``offset`` is added to all.
+    The 4x4 logits of a token are computed from it alone. Where a mask is in doubt, those of a
+    small network form a comb with a tooth for each token, which the filter smooths. ``offset`` is
+    added to all logits.
 
     Arguments:
-        size: its side, odd.
+        size: side of the filter in logits, odd.
     """
 
     def __init__(self, size: int) -> None:
         super().__init__()
         blur = torch.tensor([math.comb(size - 1, i) / 2 ** (size - 1) for i in range(size)])
         self.down, self.across = nn.Parameter(blur), nn.Parameter(blur.clone())
-        # Not learned: training photos, known by heart, cannot tell it (training/calibrate.py).
+        # Not learned but measured on other photos: a network knows its training photos by heart
+        # and hardly ever doubts there (training/calibrate.py).
         self.offset: Tensor
         self.register_buffer("offset", torch.zeros(()))
         self.reach = size // 2
@@ -105,13 +107,13 @@ class LogitFilter(nn.Module):
         return sum(parts, self.offset)
 
     def by_products(self, logits: Tensor) -> Tensor:
-        """``forward`` as two products of matrices: a GPU has a pass over memory for each."""
+        """``forward`` as two matrix products: on a GPU each sum is a pass over memory."""
         height, width = logits.shape[-2:]
         return _band(self.down, height) @ (logits @ _band(self.across, width).T) + self.offset
 
 
 def _band(weights: Tensor, size: int) -> Tensor:
-    """The size x size matrix that sums neighbours by K weights, those beyond an end at the end."""
+    """The size x size matrix of a filter with K weights, whose ends stand for what is beyond."""
     reach = len(weights) // 2
     first, offsets = (
         torch.arange(start, stop, device=weights.device)

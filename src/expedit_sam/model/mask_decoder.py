@@ -22,12 +22,12 @@ _PROMPTS_PER_STEP = 16
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image as prompts meet it.
+    """What the decoder computes once an image, before any prompt.
 
     Attributes:
-        own: its tokens, for each prompt.
-        shared: its tokens, for all prompts together, where that is possible.
-        upscaling: its tokens to low-res logits.
+        own: image tokens that are written out for each prompt.
+        shared: image tokens that all prompts share; None where that is not possible.
+        upscaling: from image tokens to low-res logits.
     """
 
     own: OwnTokens
@@ -35,7 +35,7 @@ class PreparedImage:
     upscaling: Upscaling
 
     def tokens(self, prompt_tokens: int) -> OwnTokens | SharedTokens:
-        """Those that are faster for prompts of so many tokens."""
+        """The image tokens, of the kind that is faster for prompts of so many tokens."""
         channels = self.own.values.shape[-1]
         if self.shared is not None and self.shared.image.rows(prompt_tokens) < channels:
             return self.shared
@@ -115,7 +115,7 @@ class MaskDecoder(nn.Module):
             BxMx4hx4w low-res logits and BxM predicted IoU, M = 3 or 1.
         """
         chosen = self._chosen(multimask_output)
-        # All heads take part where gradients are wanted, which distributed training counts on.
+        # With gradients all masks are made: distributed training expects every head to take part.
         if not torch.is_grad_enabled() and self.is_as_built():
             shared = len(sparse_prompt_embeddings) > 1
             image = self.prepare(image_embeddings, image_pe, dense_prompt_embeddings, shared)
@@ -154,8 +154,7 @@ class MaskDecoder(nn.Module):
 
         Arguments:
             image_embeddings, image_pe, dense: see ``forward``.
-            shared: whether it pays to do for all prompts together what can be: for a single one
-                that is never followed by another it does not.
+            shared: whether to prepare ``SharedTokens``, which pays for more than one prompt.
         """
         if dense.stride(0) == 0:
             dense = dense[:1]  # no mask input: one embedding repeated
@@ -185,6 +184,7 @@ class MaskDecoder(nn.Module):
         return self._predict(image, sparse, self._chosen(multimask_output))
 
     def _chosen(self, multimask_output: bool) -> range:
+        """Numbers of the masks: the first is for clear prompts, the others for ambiguous ones."""
         return range(1, self.num_mask_tokens) if multimask_output else range(1)
 
     def predict_confident(
@@ -196,8 +196,8 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of three masks a prompt, those with a predicted IoU above ``least_iou``.
 
-        Predicted IoU is known before the pixels are: prompts without such a mask are spared the
-        upscaling, and so is the padding that nobody looks at.
+        Predicted IoU is known before the pixels are, so prompts without such a mask are not
+        upscaled; nor is the padding, which nobody looks at.
 
         Arguments:
             image: see ``prepare``.
@@ -207,10 +207,10 @@ class MaskDecoder(nn.Module):
                 for all. Logits beyond them are not those of ``predict``.
 
         Returns:
-            Kx4hx4w low-res logits, K predicted IoU, and of each the number of its prompt.
+            Kx4hx4w low-res logits, K predicted IoU, and K numbers of their prompts.
         """
         if sparse.device.type != "cpu":
-            # Together they are faster than spared.
+            # A GPU upscales all masks in less time than it takes to pick some.
             masks, iou = self.predict(image, sparse, multimask_output=True)
             prompts, numbers = (iou > least_iou).nonzero(as_tuple=True)  # one wait for the device
             return masks[prompts, numbers], iou[prompts, numbers], prompts
@@ -233,7 +233,7 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         masks, scores = [], []
         for tokens, kernels, iou in self._decode(image, sparse, chosen):
-            # On a CPU a prompt at a time: pixels are sixteen times as many as tokens.
+            # A CPU takes one prompt at a time: pixels are sixteen times as many as tokens.
             size = 1 if sparse.device.type == "cpu" else max(len(kernels), 1)
             for start in range(0, max(len(kernels), 1), size):
                 some = slice(start, start + size)
@@ -246,7 +246,7 @@ class MaskDecoder(nn.Module):
     ) -> Iterator[tuple[ImageTokens, Tensor, Tensor]]:
         """Image tokens, BxMx(C/8) mask kernels and BxM predicted IoU, of some prompts at a time.
 
-        They are few on a CPU, which would gain nothing from more but need the memory.
+        A CPU takes few at a time: more need memory and are no faster.
         """
         if len(sparse) == 1:  # one prompt for all images
             sparse = sparse.expand(len(image.own.values), -1, -1)
@@ -259,8 +259,8 @@ class MaskDecoder(nn.Module):
         transformer: Any = self.transformer
         for start in range(0, max(len(tokens), 1), max(size, 1)):
             some = slice(start, start + size)
-            of_image = tokens_of_image.of(some)
-            attended, image_tokens = transformer.attend(of_image, tokens[some], wanted)
+            before = tokens_of_image.of(some)
+            attended, image_tokens = transformer.attend(before, tokens[some], wanted)
             kernels = [heads[number](attended[:, 1 + i]) for i, number in enumerate(chosen)]
             iou = self.iou_prediction_head(attended[:, 0])[:, chosen.start : chosen.stop]
             yield image_tokens, torch.stack(kernels, dim=1), iou

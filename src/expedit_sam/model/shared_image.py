@@ -1,15 +1,17 @@
 """One image under many prompts, whose image tokens are never written out for each of them.
 
-A layer of the two-way transformer changes image tokens twice: attention adds a few rows, weighted
-anew for each token, and layer norm scales tokens and channels. After any number of layers, token n
+A layer of the two-way transformer changes image tokens twice: attention adds a weighted sum of a
+few rows to each, and layer norm scales tokens and channels. After any number of layers, token n
 of a prompt is therefore::
 
     scale[n] * base[n] + sum over r of weights[r, n] * rows[r] + shift
 
-``base`` is the same for all prompts. Its products with the layers' projections, which were nearly
-all the work, are made once an image. What is left for a prompt has 57 rows a layer (8 heads of 7
-tokens, and what is added everywhere) in the place of 256 channels. Results are those of
-``OwnTokens`` up to rounding.
+``base`` is the same for all prompts, and so are its products with the layers' projections, nearly
+all the work: they are made once an image. What is left for each prompt works on 57 rows a layer (8
+heads of 7 prompt tokens, and one row that is added to all tokens alike) instead of 256 channels.
+Results are those of ``OwnTokens`` up to rounding.
+
+B prompts of T tokens meet N image tokens of C channels in attention of H heads with d channels.
 """
 
 from __future__ import annotations
@@ -27,39 +29,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Side:
-    """The base as an attention sees it.
+class _PlacedBase:
+    """The base and its positions, projected to queries or keys of an attention.
 
     Attributes:
-        base: HxdxN, projected.
-        positions: HxdxN, projected; None where ``base`` holds them.
+        tokens: HxdxN.
+        positions: HxdxN; None where ``tokens`` include them.
     """
 
-    base: Tensor
+    tokens: Tensor
     positions: Tensor | None
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What prompts read of the base: keys, and HxdxN values."""
+    """What a layer's prompt tokens read of the base: its keys and HxdxN values."""
 
-    keys: _Side
+    keys: _PlacedBase
     values: Tensor
 
 
 @dataclass(frozen=True)
 class _Writing:
-    """What prompts meet of the base when they write.
+    """What a layer needs of the base when prompt tokens write to image tokens.
 
     Attributes:
-        queries: which of them take what.
-        squares: N, |base|^2, here as below without the mean over channels.
-        directions: for each layer so far, HxdxN products of the base with what its heads add.
-        shifts: for each layer so far, N products of the base with what is added everywhere.
-        shift: C, what is added everywhere by this layer.
+        queries: the queries of the base.
+        squares: N, |base|^2, here and below less the mean over channels, as layer norm has it.
+        directions: for each layer so far, HxdxN products of the base with the output projection of
+            its heads.
+        shifts: for each layer so far, N products of the base with the row added to all tokens.
+        shift: C, the row that this layer adds to all tokens.
     """
 
-    queries: _Side
+    queries: _PlacedBase
     squares: Tensor
     directions: list[Tensor]
     shifts: list[Tensor]
@@ -70,10 +73,10 @@ class SharedImage:
     """What the transformer's layers take of an image, known before any prompt.
 
     Arguments:
-        transformer: its layers.
+        transformer: the layers.
         image: 1xNxC image tokens.
-        positions: 1xNxC.
-        outward: OxC, what image tokens are projected with in the end.
+        positions: 1xNxC positions of the image tokens.
+        outward: OxC, what the last image tokens are projected with (see ``SharedTokens.project``).
     """
 
     def __init__(
@@ -83,14 +86,15 @@ class SharedImage:
         base, positions = image[0], positions[0]
         self.readings: list[_Reading] = []
         self.writings: list[_Writing] = []
-        added: list[tuple[Tensor, Tensor]] = []  # by each layer: HxdxC of heads, C everywhere
+        # What each layer so far has added: HxdxC by its heads, C to all tokens.
+        added: list[tuple[Tensor, Tensor]] = []
         last_shift = torch.zeros_like(base[0])
         layers: Any = transformer.layers
         for layer in layers:
             read, write = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
             self.readings.append(self._reading(read, base, positions))
-            queries = self._side(write, write.q_proj, base, positions)
-            added.append((write.out_per_head(), last_shift + write.out_proj.bias))
+            queries = self._placed_base(write, write.q_proj, base, positions)
+            added.append((write.output_weights(), last_shift + write.out_proj.bias))
             base = _centred(base)
             added = [(_centred(heads), _centred(shift)) for heads, shift in added]
             self.writings.append(
@@ -110,22 +114,22 @@ class SharedImage:
         self.outward = base @ outward.T
 
     def _reading(self, read: Attention, base: Tensor, positions: Tensor) -> _Reading:
-        values = _projected(read, read.v_proj, base)
-        return _Reading(self._side(read, read.k_proj, base, positions), values)
+        values = _project(read, read.v_proj, base)
+        return _Reading(self._placed_base(read, read.k_proj, base, positions), values)
 
-    def _side(
+    def _placed_base(
         self, attention: Attention, projection: nn.Linear, base: Tensor, positions: Tensor
-    ) -> _Side:
+    ) -> _PlacedBase:
         bias = projection.bias.view(attention.num_heads, -1, 1)
         if not self.writings:  # before the first norm both have the same scale: none
-            return _Side(_projected(attention, projection, base + positions) + bias, None)
-        return _Side(
-            _projected(attention, projection, base),
-            _projected(attention, projection, positions) + bias,
+            return _PlacedBase(_project(attention, projection, base + positions) + bias, None)
+        return _PlacedBase(
+            _project(attention, projection, base),
+            _project(attention, projection, positions) + bias,
         )
 
     def rows(self, prompt_tokens: int) -> int:
-        """How many rows a prompt of so many tokens comes to have: the work grows as the square."""
+        """Rows of a prompt of so many tokens after all layers; the work grows as their square."""
         return self.depth * (self.heads * prompt_tokens + 1)
 
     def tokens(self) -> SharedTokens:
@@ -142,11 +146,11 @@ class SharedTokens:
     Attributes:
         image: the image.
         layer: how many layers have written.
-        scale: BxN (see above), or 1x1 until prompts have written.
-        all_weights: BxSxN, the weights of R rows, and room for those to come.
-        rows: BxRxC.
-        shift: C.
-        values: of each layer so far, BxHxTxd that its heads have added.
+        scale: BxN (see the module), or 1x1 until prompts have written.
+        all_weights: BxSxN, the weights of the R rows so far, and room for those of later layers.
+        rows: BxRxC (see the module).
+        shift: C (see the module).
+        values: for each layer so far, the BxHxTxd values that its heads have written.
     """
 
     image: SharedImage
@@ -167,23 +171,25 @@ class SharedTokens:
     def read(self, attention: Attention, tokens: Tensor) -> Tensor:
         reading = self.image.readings[self.layer]
         q = attention.scaled_heads(attention.q_proj(tokens))
-        belonging = _softmax(self._scores(attention, attention.k_proj, reading.keys, q), -1)
-        scaled = belonging * self._scale if self.layer > 0 else belonging
+        scores = self._scores(attention, attention.k_proj, reading.keys, q)
+        attention_weights = _softmax(scores, -1)
+        scaled = attention_weights * self._scale if self.layer > 0 else attention_weights
         taken = _head_products(scaled, reading.values.transpose(1, 2))
         rest = self.shift.expand(len(q), q.shape[1] * q.shape[2], -1)
         if self.layer > 0:
-            by_row = row_products(belonging.flatten(1, 2), self.weights)
+            by_row = row_products(attention_weights.flatten(1, 2), self.weights)
             rest = rest + torch.bmm(by_row, self.rows)
-        return attention.join(taken + attention.of_channels(rest))
+        return attention.join(taken + attention.project_values(rest))
 
     def write(self, attention: Attention, norm: nn.LayerNorm, k: Tensor, v: Tensor) -> SharedTokens:
         writing = self.image.writings[self.layer]
         k = attention.scaled_heads(attention.k_proj(k))
-        belonging = _softmax(self._scores(attention, attention.q_proj, writing.queries, k), -2)
+        scores = self._scores(attention, attention.q_proj, writing.queries, k)
+        attention_weights = _softmax(scores, -2)
         values = [*self.values, attention.heads(attention.v_proj(v))]
 
-        all_weights, weights = self._appended(belonging)
-        added = [attention.added_channels(values[-1]), writing.shift.expand(len(k), 1, -1)]
+        all_weights, weights = self._appended(attention_weights)
+        added = [attention.project_outputs(values[-1]), writing.shift.expand(len(k), 1, -1)]
         kept = [_centred(self.rows)] if self.layer > 0 else []
         rows = torch.cat([*kept, _centred(added[0]), added[1]], dim=1)
 
@@ -207,7 +213,7 @@ class SharedTokens:
     def project(
         self, weight: Tensor, bias: Tensor, prompts: slice, where: slice | Tensor
     ) -> Tensor:
-        """``weight`` is the one that the image was prepared for."""
+        """As in ``ImageTokens``; ``weight`` has to be the ``outward`` of the shared image."""
         some = self.of(prompts)
         shift = bias + weight @ self.shift
         scale, outward = some.scale[:, where, None], self.image.outward[where]
@@ -218,43 +224,43 @@ class SharedTokens:
 
     @property
     def weights(self) -> Tensor:
-        """BxRxN."""
+        """BxRxN, the weights of the rows so far."""
         return self.all_weights[:, : self.rows.shape[1]]
 
     @property
     def _scale(self) -> Tensor:
-        """Beside BxHxTxN."""
+        """The scale as Bx1x1xN, to broadcast with BxHxTxN."""
         return self.scale[:, None, None]
 
     def _scores(
-        self, attention: Attention, projection: nn.Linear, side: _Side, tokens: Tensor
+        self, attention: Attention, projection: nn.Linear, base: _PlacedBase, tokens: Tensor
     ) -> Tensor:
         """BxHxTxN products of BxHxTxd tokens with the projected image tokens at their places."""
-        scores = _head_products(tokens, side.base)
-        if side.positions is None:
+        scores = _head_products(tokens, base.tokens)
+        if base.positions is None:
             return scores
-        inward = attention.in_channels(tokens, projection)
+        inward = attention.fold_projection(tokens, projection)
         shift = (inward @ self.shift).view(*tokens.shape[:3], 1)
-        placed = _head_products(tokens, side.positions, shift)
+        placed = _head_products(tokens, base.positions, shift)
         summed = scores.new_empty(scores.shape)
         torch.addcmul(placed, scores, self._scale, out=summed)
         by_row = torch.bmm(inward, self.rows.transpose(1, 2))
         add_row_products(summed.flatten(1, 2), by_row, self.weights.transpose(1, 2))
         return summed
 
-    def _appended(self, belonging: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights with those of another layer, which adds something everywhere too.
+    def _appended(self, attention_weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights with those of another layer: of its heads' rows, and 1 for its shift.
 
         Returns:
-            the place of all layers' weights, and BxRxN, those there are now.
+            BxSxN with room for all layers, and the BxRxN of the layers so far, a view of it.
         """
-        batch, heads, tokens, number = belonging.shape
+        batch, heads, tokens, number = attention_weights.shape
         more = heads * tokens + 1
         place = self.all_weights
         if self.layer == 0:
-            place = belonging.new_empty(batch, self.image.depth * more, number)
+            place = attention_weights.new_empty(batch, self.image.depth * more, number)
         first, last = self.layer * more, (self.layer + 1) * more
-        place[:, first : last - 1].unflatten(1, (heads, tokens)).copy_(belonging)
+        place[:, first : last - 1].unflatten(1, (heads, tokens)).copy_(attention_weights)
         place[:, last - 1] = 1
         return place, place[:, :last]
 
@@ -272,25 +278,25 @@ class SharedTokens:
         return products
 
 
-def _projected(attention: Attention, projection: nn.Linear, x: Tensor) -> Tensor:
-    """NxC to HxdxN, without the bias."""
+def _project(attention: Attention, projection: nn.Linear, x: Tensor) -> Tensor:
+    """NxC tokens to HxdxN, without the bias."""
     return (projection.weight @ x.T).unflatten(0, (attention.num_heads, -1))
 
 
 def _centred(x: Tensor) -> Tensor:
-    """Without the mean over channels, which layer norm takes away."""
+    """``x`` less its mean over channels, as layer norm has it."""
     return x - x.mean(dim=-1, keepdim=True)
 
 
 def _softmax(x: Tensor, dim: int) -> Tensor:
-    """Of BxHxTxN over T or N, in the order that it has in memory: PyTorch's would copy a view."""
+    """Softmax of BxHxTxN over T or N, in the order of its memory: PyTorch's would copy a view."""
     if x.is_contiguous():
         return x.softmax(dim)
     return x.transpose(0, 1).softmax(dim).transpose(0, 1)
 
 
 def _head_products(x: Tensor, y: Tensor, start: Tensor | None = None) -> Tensor:
-    """BxHxTxd and HxdxN to BxHxTxN, on top of BxHxTx1; a view of HxBxTxN."""
+    """Products of BxHxTxd and HxdxN, plus BxHxTx1 ``start``: BxHxTxN, a view of HxBxTxN."""
     batch, heads, tokens, _ = x.shape
     left = x.transpose(0, 1).reshape(heads, batch * tokens, -1)
     if start is None:

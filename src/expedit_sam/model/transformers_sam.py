@@ -43,7 +43,7 @@ def forward(encoder: Any, pixel_values: Tensor | None = None, **options: Any) ->
 
 
 def _in_sams_names(encoder: Any) -> Any:
-    """The same modules and parameters, none of them copied."""
+    """An encoder's own modules and parameters, not copies, under SAM's attribute names."""
     neck = encoder.neck
     return SimpleNamespace(
         patch_embed=encoder.patch_embed,

@@ -83,7 +83,7 @@ class TwoWayTransformer(nn.Module):
 
     @property
     def image_attentions(self) -> list[Attention]:
-        """Those with the image on one side."""
+        """The attentions between prompt tokens and image tokens."""
         layers: Any = self.layers
         of_layers = (
             attention
@@ -98,9 +98,12 @@ class TwoWayTransformer(nn.Module):
         """``forward`` on image tokens of any kind, for layers that are as they were built.
 
         Arguments:
-            image: of B prompts.
+            image: the image tokens of B prompts.
             point_embedding: BxTxC prompt tokens.
-            wanted: which prompt tokens are returned; None is all.
+            wanted: which W of the T prompt tokens are returned; None for all.
+
+        Returns:
+            BxWxC prompt tokens and the image tokens.
         """
         queries = point_embedding
         layers: Any = self.layers
@@ -142,7 +145,15 @@ class TwoWayAttentionBlock(nn.Module):
     def forward(
         self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """BxTxC prompt tokens and Bx(h*w)xC (or 1x(h*w)xC) image tokens, and their positions."""
+        """Let prompts and image attend to each other once.
+
+        Arguments:
+            queries, query_pe: BxTxC prompt tokens and their positions.
+            keys, key_pe: Bx(h*w)xC (or 1x(h*w)xC) image tokens and their positions.
+
+        Returns:
+            BxTxC prompt tokens and Bx(h*w)xC image tokens.
+        """
         queries, image = self.meet(queries, CalledTokens(keys, key_pe), query_pe)
         return queries, image.values
 
@@ -165,7 +176,16 @@ class TwoWayAttentionBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with an optional narrower inside; either side may be the image."""
+    """Multi-head attention, optionally on fewer channels inside.
+
+    Arguments:
+        embedding_dim: C, channels of the tokens.
+        num_heads: H; divides the channels inside.
+        downsample_rate: ``embedding_dim`` over the channels inside.
+
+    Raises:
+        ValueError: the heads do not divide the channels.
+    """
 
     def __init__(self, embedding_dim: int, num_heads: int, downsample_rate: int = 1) -> None:
         super().__init__()
@@ -184,42 +204,44 @@ class Attention(nn.Module):
         q, k, v = (self.heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
         return self.join(F.scaled_dot_product_attention(q, k, v))
 
-    # What follows are the parts of it that image tokens are read and written with. H heads have d
-    # channels each.
+    # The parts of it that ``ImageTokens`` reads and writes with; H heads of d channels each.
 
     def heads(self, x: Tensor) -> Tensor:
         """BxNx(H*d) to BxHxNxd."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
     def scaled_heads(self, x: Tensor) -> Tensor:
-        """``heads`` for one side of the products that go to softmax."""
+        """``heads`` over the root of d, for the queries or the keys of an attention."""
         return self.heads(x) / math.sqrt(self.internal_dim // self.num_heads)
 
     def join(self, x: Tensor) -> Tensor:
         """BxHxTxd of the heads to the BxTxC output."""
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
-    def in_channels(self, x: Tensor, projection: nn.Linear) -> Tensor:
-        """BxHxTxd to Bx(H*T)xC, whose products are those of ``x`` with what is projected."""
+    def fold_projection(self, x: Tensor, projection: nn.Linear) -> Tensor:
+        """BxHxTxd to Bx(H*T)xC: its products with tokens are those of ``x`` with projected ones.
+
+        The projection's bias is left out (see ``bias_scores``).
+        """
         return (x @ self._per_head(projection)).flatten(1, 2)
 
-    def with_bias(self, x: Tensor, projection: nn.Linear) -> Tensor:
-        """BxHxTx1 products of BxHxTxd with a projection's bias."""
+    def bias_scores(self, x: Tensor, projection: nn.Linear) -> Tensor:
+        """BxHxTx1: what the bias of a projection adds to the products of BxHxTxd with it."""
         return x @ projection.bias.view(self.num_heads, -1, 1)
 
-    def of_channels(self, x: Tensor) -> Tensor:
-        """Bx(H*T)xC to BxHxTxd: each head's rows projected to values for it."""
+    def project_values(self, x: Tensor) -> Tensor:
+        """Bx(H*T)xC to BxHxTxd: means of tokens, one for each head, to means of its values."""
         values = x.unflatten(1, (self.num_heads, -1)) @ self._per_head(self.v_proj).transpose(1, 2)
         return values + self.heads(self.v_proj.bias.view(1, 1, -1))
 
-    def out_per_head(self) -> Tensor:
-        """HxdxC: what the output takes of each head."""
+    def output_weights(self) -> Tensor:
+        """HxdxC, the output projection of each head."""
         return self.out_proj.weight.T.unflatten(0, (self.num_heads, -1))
 
-    def added_channels(self, x: Tensor) -> Tensor:
-        """BxHxTxd to Bx(H*T)xC: what each head's token adds to the output, without the bias."""
-        return (x @ self.out_per_head()).flatten(1, 2)
+    def project_outputs(self, x: Tensor) -> Tensor:
+        """BxHxTxd to Bx(H*T)xC: what each head adds to the output, without the bias."""
+        return (x @ self.output_weights()).flatten(1, 2)
 
     def _per_head(self, projection: nn.Linear) -> Tensor:
-        """HxdxC."""
+        """HxdxC, a projection's weight of each head."""
         return projection.weight.view(self.num_heads, -1, self.embedding_dim)

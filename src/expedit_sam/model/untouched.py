@@ -1,23 +1,23 @@
-"""Whether modules are as they were built: only then is reading their weights calling them."""
+"""Whether modules are as they were built: only then may weights be read instead of called."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-# Where the forward passes are written that are known here.
+# Packages whose forward passes are known here.
 _KNOWN = ("expedit_sam.", "torch.nn.modules.")
 _PLAIN = {nn.Parameter, Tensor, type(None)}
 
 
 def is_own(thing: object, method: str) -> bool:
-    """Whether a method is the one written here or in PyTorch, not a subclass's or somebody's."""
+    """Whether a method is this package's or PyTorch's, not of somebody's subclass or patch."""
     function = getattr(type(thing), method, None)
     written_in = getattr(function, "__module__", None) or ""
     return method not in vars(thing) and written_in.startswith(_KNOWN)
 
 
 def is_untouched(module: nn.Module) -> bool:
-    """Whether calling a module is running its own forward pass on tensors, and no hooks beside."""
+    """Whether calling a module runs its own forward pass on plain weights, without hooks."""
     hooks = (
         module._forward_hooks
         or module._forward_pre_hooks
@@ -34,5 +34,5 @@ def _has_wrapped_weights(module: nn.Module) -> bool:
 
 
 def are_untouched(module: nn.Module) -> bool:
-    """``is_untouched``, of a module and all its parts."""
+    """Whether ``is_untouched`` holds for a module and all its parts."""
     return all(map(is_untouched, module.modules()))

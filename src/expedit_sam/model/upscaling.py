@@ -15,7 +15,7 @@ from expedit_sam.modes import is_transforming
 from expedit_sam.products import activated_linear, row_products
 
 _TOKENS_PER_STEP = 1024
-# Numbers twice as wide.
+# Of each type of number, one twice as wide (see ``_in_image_order``).
 _WIDE = {torch.float32: torch.float64, torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 Matrix = tuple[Tensor, Tensor]
@@ -46,7 +46,7 @@ class Upscaling:
 
     @classmethod
     def of(cls, layers: Any, logit_filter: LogitFilter | None, grid: tuple[int, int]) -> Upscaling:
-        """That of a decoder's ``output_upscaling``, as built, and ``logit_filter``."""
+        """The upscaling of a decoder's ``output_upscaling``, as built, and its ``logit_filter``."""
         first, norm, activation, second, last_activation = layers
         return cls(
             first=as_matrix(first),
@@ -59,7 +59,11 @@ class Upscaling:
         )
 
     def part(self, seen: tuple[int, int] | None) -> tuple[int, int]:
-        """Rows and columns of tokens that so many low-res logits are made of; None for all."""
+        """Rows and columns of tokens that low-res logits are made of.
+
+        Arguments:
+            seen: (rows, columns) of the logits, from the upper left; None for all.
+        """
         if seen is None:
             return self.grid
         reach = self.logit_filter.reach if self.logit_filter is not None else 0
@@ -96,7 +100,7 @@ class Upscaling:
 
 
 def _upper_left(grid: tuple[int, int], part: tuple[int, int]) -> slice | Tensor:
-    """Where, in row order, the first rows and columns of a grid are."""
+    """Places, in row order, of the first (rows, columns) of a grid."""
     rows, columns = part
     if columns == grid[1]:
         return slice(rows * columns)
@@ -106,7 +110,8 @@ def _upper_left(grid: tuple[int, int], part: tuple[int, int]) -> slice | Tensor:
 def _in_image_order(logits: Tensor, grid: tuple[int, int]) -> Tensor:
     """BxMx(h*w*16) logits to BxMx4hx4w.
 
-    Pixels come as token row, token column, then a 2x2 place inside it, twice.
+    Pixels come in the order: token row, token column, row and column of the first 2x2 doubling, row
+    and column of the second.
     """
     batch, masks, _ = logits.shape
     height, width = grid
@@ -116,7 +121,7 @@ def _in_image_order(logits: Tensor, grid: tuple[int, int]) -> Tensor:
         logits = logits.view(batch, masks, height, width, 2, 2, 2, 2)
         ordered = logits.permute(0, 1, 2, 4, 6, 3, 5, 7)
         return ordered.reshape(batch, masks, height * 4, width * 4)
-    # Two neighbours travel as one number: ten times as fast as one by one.
+    # Two neighbours are copied as one number, which is ten times as fast.
     pairs = logits.view(wide).view(batch, masks, height, width, 2, 2, 2)
     ordered = pairs.permute(0, 1, 2, 4, 6, 3, 5).reshape(batch, masks, height * 4, width * 2)
     return ordered.view(logits.dtype)

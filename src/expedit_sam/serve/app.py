@@ -25,9 +25,21 @@ from expedit_sam.everything.rle import decode_mask
 from expedit_sam.serve.engine import Busy, Engine, Question, Stopping, two_at_a_time
 from expedit_sam.serve.page import page
 
-PROMPTS = 256  # of one request, and points
-_LOOK = 1  # seconds between two looks whether a client has left
-_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)  # everything mode may take minutes
+MOST_PROMPTS = 256  # of one request; of points too, which may all belong to one prompt
+_CLIENT_CHECK_SECONDS = 1  # between two checks whether a client has left
+_BUCKETS = (
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    25,
+    50,
+    100,
+    250,
+)  # seconds; everything mode may take minutes
 
 _PROMPTS_HELP = (
     'As JSON: {"boxes": [[x0, y0, x1, y1]], "points": [[x, y]], "labels": [1]}. Each box is a '
@@ -47,19 +59,24 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def build_app(engine: Engine, megabytes: float) -> FastAPI:
-    """The service on an engine; uploads may have this many megabytes."""
+    """The service's web application.
+
+    Arguments:
+        engine: what answers.
+        megabytes: of the largest upload that is taken.
+    """
     app = FastAPI(
         title="Expedit-SAM",
         description="Masks of what boxes and points mean in an image, or of everything in it.",
-        docs_url=None,  # they load scripts from elsewhere; page() stands in
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere; ours is page()
         redoc_url=None,
     )
-    app.add_middleware(_AtMost, limit=megabytes * 1e6)
+    app.add_middleware(_BodyLimit, limit=megabytes * 1e6)
     for error in (HTTPException, RequestValidationError, InputError, Busy, Stopping, Exception):
         app.add_exception_handler(error, _refuse)
     registry = CollectorRegistry()
     seconds = Histogram(
-        "expedit_sam_seconds", "Of a request", ["of"], registry=registry, buckets=_SECONDS
+        "expedit_sam_seconds", "Of a request", ["of"], registry=registry, buckets=_BUCKETS
     )
     masks_made = Counter("expedit_sam_masks", "Masks given out", registry=registry)
     for name, read in {
@@ -117,15 +134,15 @@ def build_app(engine: Engine, megabytes: float) -> FastAPI:
 
 
 async def _answered(request: Request, question: Question) -> list[dict[str, Any]]:
-    """The masks, waited for without a thread, unless the client leaves before."""
+    """Wait for the masks without a thread; a client that leaves cancels its question."""
     answered = asyncio.wrap_future(question.answered)
     try:
-        while not (await asyncio.wait([answered], timeout=_LOOK))[0]:
+        while not (await asyncio.wait([answered], timeout=_CLIENT_CHECK_SECONDS))[0]:
             if await request.is_disconnected():
                 raise HTTPException(499, "the client has left")
         return answered.result()
     finally:
-        answered.cancel()  # what has not begun need not be answered
+        answered.cancel()  # has no effect once the question is being answered
 
 
 def _parsed(text: str | None) -> list[Prompt] | None:
@@ -141,11 +158,13 @@ def _parsed(text: str | None) -> list[Prompt] | None:
     prompts = prompts_of(document)
     if not prompts:
         raise InputError("prompts hold neither boxes nor points: leave them out for everything")
-    if len(prompts) > PROMPTS:
-        raise InputError(f"{len(prompts)} prompts are too many: send at most {PROMPTS} at a time")
-    points = sum(len(prompt["points"]) for prompt in prompts)  # with labels all are one prompt
-    if points > PROMPTS:
-        raise InputError(f"{points} points are too many: send at most {PROMPTS} at a time")
+    if len(prompts) > MOST_PROMPTS:
+        raise InputError(
+            f"{len(prompts)} prompts are too many: send at most {MOST_PROMPTS} at a time"
+        )
+    points = sum(len(prompt["points"]) for prompt in prompts)
+    if points > MOST_PROMPTS:
+        raise InputError(f"{points} points are too many: send at most {MOST_PROMPTS} at a time")
     return prompts
 
 
@@ -171,7 +190,7 @@ def _as_json(engine: Engine, size: tuple[int, int], masks: list[dict[str, Any]])
 
 @two_at_a_time
 def _label_map(size: tuple[int, int], masks: list[dict[str, Any]]) -> Response:
-    """Mask n as the value n; smaller masks lie on larger ones."""
+    """A 16-bit PNG in which mask n has the value n; smaller masks lie on larger ones."""
     labels = np.zeros(size, np.uint16)
     for number in sorted(range(len(masks)), key=lambda n: -masks[n]["area"]):
         labels[decode_mask(masks[number]["segmentation"])] = number + 1
@@ -181,7 +200,7 @@ def _label_map(size: tuple[int, int], masks: list[dict[str, Any]]) -> Response:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """One line that says what is wrong with a request, or with us."""
+    """The answer to any error: a status code, and one line that says what is wrong."""
     code, reason = 500, "the service failed: its log says why"
     if isinstance(error, InputError):
         code, reason = 422, str(error)
@@ -201,19 +220,19 @@ async def _refuse(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": " ".join(reason.split())}, code, headers)
 
 
-class _AtMost:
-    """Refuses bodies of more bytes than a limit: unread if they say so, else once it shows."""
+class _BodyLimit:
+    """Refuses bodies of more bytes than a limit, unread where Content-Length admits the size."""
 
     def __init__(self, app: ASGIApp, limit: float) -> None:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told = int(dict(scope.get("headers", [])).get(b"content-length", 0))
+        announced = int(dict(scope.get("headers", [])).get(b"content-length", 0))
         read = 0
 
         async def counted() -> Message:
             nonlocal read
-            self._check(told)
+            self._check(announced)
             message = await receive()
             read += len(message.get("body", b""))
             self._check(read)

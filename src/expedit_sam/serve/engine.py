@@ -29,13 +29,13 @@ from expedit_sam.images import decode_image
 from expedit_sam.model.sam import Sam
 from expedit_sam.prompts import check_inside
 
-_TOGETHER = 8  # images encoded at once, where a device gains by it
-_MAKERS = 2  # threads that make masks, which takes much memory
+_QUESTIONS_AT_ONCE = 8  # whose images are encoded together, where a device gains by it
+_MASK_THREADS = 2  # making masks takes much memory
 _Returned = TypeVar("_Returned")
 
 
 def two_at_a_time(function: Callable[..., _Returned]) -> Callable[..., _Returned]:
-    """Two threads at a time do this, which takes much memory; what they freed goes back."""
+    """Let at most two threads run a function that takes much memory; freed memory is given back."""
     turns = threading.BoundedSemaphore(2)
 
     @wraps(function)
@@ -49,17 +49,23 @@ def two_at_a_time(function: Callable[..., _Returned]) -> Callable[..., _Returned
     return limited
 
 
-class Busy(Exception):  # noqa: N818  (not our fault)
+class Busy(Exception):  # noqa: N818  (a state, not an error)
     """More requests wait than there is room for."""
 
 
-class Stopping(Exception):  # noqa: N818  (nor this)
+class Stopping(Exception):  # noqa: N818  (a state, not an error)
     """The service is about to end."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image as the network knows it."""
+    """An image as the network knows it.
+
+    Attributes:
+        size: (H, W) of the image.
+        input_size: (H, W) that it was scaled to for the network.
+        features: 1xCxhxw embedding.
+    """
 
     size: tuple[int, int]
     input_size: tuple[int, int]
@@ -68,9 +74,15 @@ class Encoded:
 
 @dataclass(order=True)
 class Question:
-    """What waits for the network; prompts first, because they take a moment.
+    """A request that waits for the network.
 
-    ``answered`` gives the masks; cancel it where nobody waits for it any more.
+    Attributes:
+        urgency: decides the order: prompts first, because they take a moment, then by number.
+        key: hash of the image file.
+        work: the image and its prompts.
+        task: what is asked.
+        encoded: the image's embedding, once there is one.
+        answered: gives the masks (``schema.MASK``); cancel it where nobody waits for it any more.
     """
 
     urgency: tuple[bool, int]
@@ -86,10 +98,10 @@ class Engine:
 
     Arguments:
         sam: the network.
-        model, speed: what it is called.
-        megapixels: of the largest image.
-        kept: embeddings of that many images, those asked for last.
-        waiting: requests that may wait.
+        model, speed: what answers call them.
+        megapixels: of the largest image that is taken.
+        kept: how many images' embeddings are kept, those asked for last.
+        waiting: how many requests may wait.
     """
 
     def __init__(
@@ -107,9 +119,9 @@ class Engine:
         self._questions: list[Question] = []  # that have not begun, the most urgent first
         self._stopping = False
         self._number = itertools.count()
-        self._makers = ThreadPoolExecutor(_MAKERS)
-        # Low-res logits are large: the network does not run ahead of those who make masks of them.
-        self._unmade = threading.BoundedSemaphore(_MAKERS + 1)
+        self._mask_threads = ThreadPoolExecutor(_MASK_THREADS)
+        # Low-res logits are large: the network waits while too many are still to become masks.
+        self._answers_without_masks = threading.BoundedSemaphore(_MASK_THREADS + 1)
         self._thread = threading.Thread(target=self._answer_until_stopped, daemon=True)
         self._thread.start()
 
@@ -120,11 +132,11 @@ class Engine:
             return sum(not question.answered.cancelled() for question in self._questions)
 
     def check_room(self) -> None:
-        """Look whether one more may ask.
+        """See that there is room for one more request.
 
         Raises:
-            Busy: too many are asking.
-            Stopping: nobody may any more.
+            Busy: too many requests wait.
+            Stopping: the service takes no more.
         """
         if self._stopping:
             raise Stopping
@@ -132,12 +144,16 @@ class Engine:
             raise Busy
 
     def ask(self, image: bytes, prompts: list[Prompt] | None) -> Question:
-        """A question that waits: the masks of prompts in an encoded image, or of everything.
+        """Queue a request for masks.
+
+        Arguments:
+            image: an image file's bytes.
+            prompts: in pixels of the image; None asks for everything.
 
         Raises:
             InputError: it is no image, too large, or a prompt lies outside.
-            Busy: too many are asking.
-            Stopping: nobody may ask any more.
+            Busy: too many requests wait.
+            Stopping: the service takes no more.
         """
         task = self.everything if prompts is None else self.prompted
         key = hashlib.sha256(image).hexdigest()
@@ -153,14 +169,14 @@ class Engine:
         question = Question(urgency, key, work, task, known)
         with self._asked:
             self.check_room()
-            # Those whose clients have left make room, and their images go.
+            # Forget those whose clients have left, and so their images.
             self._questions = [one for one in self._questions if not one.answered.cancelled()]
             insort(self._questions, question)
             self._asked.notify()
         return question
 
     def stop(self) -> None:
-        """Refuse what has not begun, and whatever comes."""
+        """Refuse the requests that wait, and all to come."""
         with self._asked:
             self._stopping = True
             refused, self._questions = self._questions, []
@@ -170,14 +186,14 @@ class Engine:
                 question.answered.set_exception(Stopping())
 
     def join(self) -> None:
-        """Wait, once stopped, for what has begun."""
+        """Wait, after ``stop``, for the requests that are being answered."""
         self._thread.join()
-        self._makers.shutdown()
+        self._mask_threads.shutdown()
 
     @two_at_a_time
     def _read(self, image: bytes, prompts: list[Prompt] | None) -> Work:
         """A new image, scaled for the network."""
-        self.check_room()  # which may have gone since this thread began to wait
+        self.check_room()  # again: others may have come while this thread waited for its turn
 
         def load(_: Any) -> tuple[np.ndarray, list[Prompt] | None]:
             return decode_image(io.BytesIO(image), "the image", self._megapixels), prompts
@@ -201,17 +217,19 @@ class Engine:
     def _answer_until_stopped(self) -> None:
         while not self._stopping:
             questions = self._begin()
-            with suppress(Exception):  # each is tried alone then, and hears of its own error
+            with suppress(Exception):  # each is then encoded alone, and gets its own error
                 self._encode(questions)
             for question in questions:
                 self._answer(question)
 
     def _begin(self) -> list[Question]:
-        """What is answered next, without what nobody waits for any more."""
+        """Wait for questions and take those that are answered next, but not the cancelled ones."""
         with self._asked:
             self._asked.wait_for(lambda: self._questions or self._stopping)
-            prompted = [one for one in self._questions[:_TOGETHER] if one.task is self.prompted]
-            # Everything goes alone: whoever comes with prompts shall not wait for two of them.
+            prompted = [
+                one for one in self._questions[:_QUESTIONS_AT_ONCE] if one.task is self.prompted
+            ]
+            # Everything mode goes alone, so that prompts never wait for two such requests.
             questions = prompted or self._questions[:1]
             del self._questions[: len(questions)]
         return [one for one in questions if one.answered.set_running_or_notify_cancel()]
@@ -236,33 +254,34 @@ class Engine:
             question.encoded = question.encoded or fresh[question.key]
 
     def _answer(self, question: Question) -> None:
-        self._unmade.acquire()
+        self._answers_without_masks.acquire()
         try:
             if question.encoded is None:
                 self._encode([question])
             assert question.encoded is not None
             features = [question.encoded.features]
             question.work.answers = self._network.ask(question.work, features, question.task)
-        except Exception as error:  # whoever asked shall hear of it
-            self._unmade.release()
+        except Exception as error:  # goes to whoever asked
+            self._answers_without_masks.release()
             question.answered.set_exception(error)
         else:
-            self._makers.submit(self._make_masks, question)
+            self._mask_threads.submit(self._make_masks, question)
 
     def _make_masks(self, question: Question) -> None:
         try:
             masks = masks_of(question.work, question.task)
-        except Exception as error:  # as above
+        except Exception as error:  # goes to whoever asked
             question.answered.set_exception(error)
         else:
             question.answered.set_result(masks)
         finally:
             question.work.answers = []
-            self._unmade.release()
+            self._answers_without_masks.release()
             give_back()
 
 
 def _check_inside(work: Work) -> None:
+    """Raise ``InputError`` if a prompt lies outside of the image."""
     for prompt in work.prompts:
         check_inside(np.reshape(prompt["points"], (-1, 2)), work.size, "point")
         if prompt["box"] is not None:

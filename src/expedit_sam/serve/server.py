@@ -25,7 +25,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, TypeError) as error:  # the latter: letters that no address has
+    except (OSError, TypeError) as error:  # TypeError: characters that no address has
         raise InputError(
             f"cannot listen on {host}, port {port}: choose others with --host and --port"
         ) from error
@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, engine: Engine) -> None:
         config = uvicorn.Config(
-            _told_when_cut_off(app),
+            _with_answers_when_cut_off(app),
             lifespan="off",
             log_level="error",
             access_log=False,
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
         self._engine = engine
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve, and leave nothing running: Python aborts where it ends under PyTorch's feet."""
+        """Serve, then wait for the network: Python aborts if it exits while PyTorch computes."""
         share_arenas()
         try:
             super().run(sockets)
@@ -61,15 +61,15 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _told_when_cut_off(app: ASGIApp) -> ASGIApp:
-    """The app, saying one line where a request must end; uvicorn would log a traceback."""
+def _with_answers_when_cut_off(app: ASGIApp) -> ASGIApp:
+    """The app, which answers 503 where uvicorn cancels a request and would log a traceback."""
 
-    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await app(scope, receive, send)
         except asyncio.CancelledError:
             refusal = JSONResponse({"error": "the service is stopping"}, 503)
-            with suppress(RuntimeError):  # its answer was on the way
+            with suppress(RuntimeError):  # its answer had begun already
                 await refusal(scope, receive, send)
 
-    return told
+    return answering

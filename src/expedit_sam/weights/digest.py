@@ -1,4 +1,4 @@
-"""A name for weights: the same for the same numbers, whatever file they came from."""
+"""A hash of weights: equal for equal numbers, whatever file they came from."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ _CHUNK = 2**18
 def fetch(checkpoint: Checkpoint) -> Path:
     """The checkpoint's file in the cache, downloaded if it is not there yet.
 
-    What a broken download has brought stays in ``<file>.part`` and the next call goes on from
-    there. Only one process downloads a file at a time, the others wait for it.
+    A download that breaks off leaves ``<file>.part``, and the next call goes on from there. Only
+    one process downloads a file at a time; others wait for it.
 
     Raises:
         CheckpointError: the file cannot be had, or is not the official one; the message says
@@ -105,7 +105,7 @@ def _progress() -> Progress:
 
 
 def _complete(checkpoint: Checkpoint, part: Path, on_length: Callable[[int], None]) -> None:
-    """Bring the .part file to its full length; ``on_length`` is told of every length it gets."""
+    """Bring the .part file to its full length; ``on_length`` is called with its length in bytes."""
     if _length(part) == checkpoint.size:
         return
     with _session() as session:
@@ -125,7 +125,7 @@ def _complete(checkpoint: Checkpoint, part: Path, on_length: Callable[[int], Non
 def _receive(
     session: requests.Session, checkpoint: Checkpoint, part: Path, on_length: Callable[[int], None]
 ) -> None:
-    """Add what one request brings to the .part file."""
+    """Append the answer to one request to the .part file."""
     length = _length(part)
     start = length if length < checkpoint.size else 0
     with _request(session, checkpoint, start) as response:
@@ -162,15 +162,17 @@ def _request(session: requests.Session, checkpoint: Checkpoint, start: int) -> r
         headers["Range"] = f"bytes={start}-"
     try:
         return session.get(checkpoint.url, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS)
-    except requests.RequestException as error:
+    except OSError as error:
+        # Errors of requests have long texts; a plain one names a missing file of certificates.
+        reason = error if type(error) is OSError else type(error).__name__
         raise CheckpointError(
-            f"cannot reach {checkpoint.url} ({type(error).__name__}): check the connection, or "
+            f"cannot reach {checkpoint.url} ({reason}): check the connection, or "
             f"{_by_hand(checkpoint)}"
         ) from error
 
 
 def _offset(response: requests.Response, checkpoint: Checkpoint, start: int) -> int:
-    """First byte that the answer brings: the one asked for, or 0 from a server that starts over.
+    """Number of the first byte in the answer: ``start``, or 0 from a server that starts over.
 
     Raises:
         CheckpointError: the answer is an error, or brings a file of another length.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ class _Uninitialized(TorchFunctionMode):
 
 
 def identify(shapes: Mapping[str, Sequence[int]]) -> str | None:
-    """Name of the network that has weights of these shapes, by its encoder's width and depth."""
+    """Name of the model with weights of these shapes, by its encoder's width and depth, if any."""
     width = tuple(shapes.get("image_encoder.patch_embed.proj.weight", ()))[:1]
     blocks = {name.split(".")[2] for name in shapes if name.startswith("image_encoder.blocks.")}
     for name, architecture in ARCHITECTURES.items():
@@ -85,10 +84,11 @@ def identify(shapes: Mapping[str, Sequence[int]]) -> str | None:
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The float32 tensors of a .pth (alone, or under "model" or "state_dict") or .safetensors file.
+    """The float32 tensors of a checkpoint, by the official names.
 
-    A folder with transformers' ``model.safetensors`` will do too, and such a file; names become the
-    official ones.
+    Arguments:
+        path: a .pth file (weights alone, or under "model" or "state_dict"), a .safetensors file, or
+            a folder with transformers' ``model.safetensors``.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another format, wants to run code, or
@@ -104,15 +104,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not isinstance(contents, dict) or not contents:
         raise CheckpointError(f"{path} holds no weights by name: save the network's state_dict()")
     for name, value in contents.items():
-        contents[name] = _float32(path, name, value)  # in place: the original is freed at once
+        contents[name] = _float32(path, name, value)  # in place, so that the original is freed
     return from_transformers(contents) if is_transformers(contents) else contents
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Which of the two formats the first bytes announce.
+    """Whether the first bytes are those of a safetensors file, as opposed to PyTorch's.
 
     Raises:
-        CheckpointError: the file cannot be opened, or neither.
+        CheckpointError: the file cannot be opened, or is of neither format.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder: name the checkpoint file in it")
@@ -122,7 +122,9 @@ def _is_safetensors(path: Path) -> bool:
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: check the checkpoint's path") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): check its path and permissions"
+        ) from error
     if not start:
         raise CheckpointError(f"{path} is empty: {_AGAIN}")
     if start[8:] == b"{":  # after the header's length, the header: JSON
@@ -142,7 +144,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pytorch(path: Path) -> Any:
     try:
-        with path.open("rb") as file:  # by its path, torch.load would believe the suffix
+        with path.open("rb") as file:  # given a path, torch.load would go by the suffix
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -150,9 +152,9 @@ def _read_pytorch(path: Path) -> Any:
             "ask its author for the network's state_dict() alone"
         ) from error
     except Exception as error:  # a damaged file can raise anything
-        if zipfile.is_zipfile(path):
-            raise CheckpointError(f"{path} is no PyTorch checkpoint: name one") from error
-        raise CheckpointError(f"{path} is truncated or damaged: {_AGAIN}") from error
+        raise CheckpointError(
+            f"{path} is truncated or damaged, or is no PyTorch checkpoint: {_AGAIN}, or name one"
+        ) from error
 
 
 def _float32(path: Path, name: object, value: object) -> Tensor:
@@ -184,7 +186,13 @@ def _check_fit(
     model: str,
     source: object,
 ) -> None:
-    """Raise one line that says what does not fit, if anything does not."""
+    """Raise ``CheckpointError`` if shapes by name are not those of the model.
+
+    Arguments:
+        found, expected: shapes of the checkpoint's and the model's weights, by name.
+        model: name of the model.
+        source: what the message calls the checkpoint.
+    """
     if found == expected:
         return
     likely = identify(found)
