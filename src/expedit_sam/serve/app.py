@@ -76,15 +76,15 @@ def build_app(engine: Engine, megabytes: float) -> FastAPI:
         app.add_exception_handler(error, _refuse)
     registry = CollectorRegistry()
     seconds = Histogram(
-        "expedit_sam_seconds", "Of a request", ["of"], registry=registry, buckets=_BUCKETS
+        "expedit_sam_seconds", "Seconds of a request", ["of"], registry=registry, buckets=_BUCKETS
     )
-    masks_made = Counter("expedit_sam_masks", "Masks given out", registry=registry)
-    for name, read in {
-        "waiting": "waiting",
-        "cache_hits": "hits",
-        "cache_misses": "misses",
-    }.items():
-        gauge = Gauge(f"expedit_sam_{name}", f"{name} of the network", registry=registry)
+    masks_made = Counter("expedit_sam_masks", "Masks returned", registry=registry)
+    for name, read, text in (
+        ("waiting", "waiting", "Requests that wait for the network"),
+        ("cache_hits", "hits", "Requests whose image embedding was kept"),
+        ("cache_misses", "misses", "Requests whose image had to be encoded"),
+    ):
+        gauge = Gauge(f"expedit_sam_{name}", text, registry=registry)
         gauge.set_function(partial(getattr, engine, read))
 
     @app.post("/masks", responses=_REFUSALS)
