@@ -184,12 +184,13 @@ class SamPredictor(BasePredictor):
             weights = (*module._parameters.values(), *module._buffers.values())
             tensors += [weight for weight in weights if weight is not None]
         state = self._state(modules, tensors)
-        if self._kept is None or self._kept.state != state:
+        kept = self._kept  # another thread may reset the image meanwhile
+        if kept is None or kept.state != state:
             positions = self.model.prompt_encoder.get_dense_pe()
             prepared = self.model.mask_decoder.prepare(self.features, positions, dense)
             # The tensors are held, so that no others can come to lie at their addresses.
-            self._kept = _KeptImage(tensors, state, prepared)
-        return self._kept.prepared
+            self._kept = kept = _KeptImage(tensors, state, prepared)
+        return kept.prepared
 
     def _state(self, modules: Sequence[Any], tensors: Sequence[Tensor]) -> list[Any]:
         """What differs once a module or tensor was replaced or changed, or autocast switched."""
