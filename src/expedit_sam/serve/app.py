@@ -27,19 +27,8 @@ from expedit_sam.serve.page import page
 
 MOST_PROMPTS = 256  # of one request; of points too, which may all belong to one prompt
 _CLIENT_CHECK_SECONDS = 1  # between two checks whether a client has left
-_BUCKETS = (
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    25,
-    50,
-    100,
-    250,
-)  # seconds; everything mode may take minutes
+# Seconds that a request may take; everything mode takes minutes.
+_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
 
 _PROMPTS_HELP = (
     'As JSON: {"boxes": [[x0, y0, x1, y1]], "points": [[x, y]], "labels": [1]}. Each box is a '
