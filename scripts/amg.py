@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from expedit_sam import SamAutomaticMaskGenerator
-from expedit_sam.cli.everything import image_fault
+from expedit_sam.cli.everything import image_fault, is_disk_full
 from expedit_sam.cli.original_format import write_folder, write_json
 from expedit_sam.cli.original_options import (
     add_options,
@@ -48,6 +48,8 @@ def main() -> int:
             _write_masks(generator, image, options.output / name)
         except Exception as error:
             failed = _fault(image_fault(error, image))
+            if is_disk_full(error):
+                return failed
     print("Done!")
     return failed
 

@@ -133,7 +133,7 @@ def find_images(
     for path in places:
         if not path.exists():
             raise InputError(f"{path} does not exist: check the image's path")
-        for file in _search(path, without) if path.is_dir() else [path]:
+        for file in search_folder(path, without) if path.is_dir() else [path]:
             found.setdefault(os.path.realpath(file), file)
     if not found:
         where = ", ".join(map(str, places)) or "an empty list"
@@ -141,13 +141,8 @@ def find_images(
     return list(found.values())
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image: by its suffix, and if not hidden."""
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-
-
-def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
-    """The images below a folder, sorted, but for those below ``without``."""
+def search_folder(folder: Path, without: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The image files below a folder, and folders that are locked, as ``find_images`` has them."""
     images: list[Path] = []
     seen = {os.path.realpath(path) for path in (folder, without or folder)}
 
@@ -166,6 +161,11 @@ def _search(folder: Path, without: str | os.PathLike[str] | None) -> list[Path]:
         found = [Path(place, name) for name in files if is_image_name(name)]
         images += [path for path in found if path.is_file() or not path.exists()]  # pipes may wait
     return sorted(images)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image: by its suffix, and if not hidden."""
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
 def _unidentified(file: BinaryIO) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,34 @@ def test_folders_are_named_from_where_they_part(tmp_path: Path) -> None:
         write_pictures(tmp_path / f"d-{number}", 1)
     items = listed(tmp_path / "d-{0..1}")
     assert [item["image"] for item in items] == ["d-0/000.png", "d-1/000.png"]
+
+
+def test_a_locked_folder_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if Path(path).name in ("private", ".trash"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    for name in ("private", ".trash", "a"):
+        write_pictures(tmp_path / name, 1)
+    monkeypatch.setattr(os, "scandir", refusing)
+    items = list_items(str(tmp_path)).to_pylist()
+    assert [item["image"] for item in items] == ["a/000.png", "private"]
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(Path, "open", lambda path, mode: refusing(str(path)))
+    with pytest.raises(InputError, match=r"private cannot be opened: allow reading it"):
+        load_item(items[1])
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    source = write_pictures(tmp_path / "source", 1)
+    (source / "again.png").symlink_to("000.png")
+    (source / "more").symlink_to(write_pictures(tmp_path / "more", 1))
+    (source / "round").symlink_to(source)
+    items = listed(source)
+    assert [item["image"] for item in items] == ["000.png", "again.png", "more/000.png"]
 
 
 def test_one_image(pictures: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import inspect
 import json
 import os
@@ -281,6 +282,26 @@ def test_a_photo_that_memory_is_short_of(
     assert sorted(path.name for path in out.iterdir()) == ["a", "c"]
     (error,) = capsys.readouterr().err.splitlines()
     assert "b.jpg needs more memory than there is" in error
+
+
+def test_a_full_disk_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)  # metadata.csv, after the masks
+    out = tmp_path / "out"
+    assert amg(monkeypatch, "--checkpoint", checkpoint, "--input", photos, "--output", out) == 2
+    assert list(out.iterdir()) == []
+    printed = capsys.readouterr()
+    assert "b.jpg" not in printed.out
+    (error,) = printed.err.splitlines()
+    assert f"cannot write to {out} (No space left on device)" in error
 
 
 def test_results_of_an_earlier_run_are_kept(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import posixpath
 import tarfile
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ def open_uri(uri: str) -> AbstractContextManager[Any]:
     if "://" in uri:
         return fsspec.open(uri, "rb")
     path = Path(uri)
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file() and os.access(path, os.R_OK):
         raise InputError(f"{uri} is no file: name an image or a data set")
     return path.open("rb")
 

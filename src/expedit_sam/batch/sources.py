@@ -11,13 +11,14 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from expedit_sam.batch.readers import Item, read_items
 from expedit_sam.batch.schema import ITEMS
 from expedit_sam.errors import InputError
-from expedit_sam.images import is_image_name
+from expedit_sam.images import is_image_name, search_folder
 
 _ITEMS_PER_BATCH = 100_000  # held as dicts, which take several times the memory of a table
 _PLUGINS = {
@@ -127,7 +128,7 @@ def _expand(source: str) -> tuple[str, list[str]]:
             fs, path, prefix = LocalFileSystem(), LocalFileSystem._strip_protocol(text), ""
         if fs.isdir(path):
             roots.append(path)
-            kept = [file for file in fs.find(path) if _is_image(file, path)]
+            kept = _images_below(path, fs)
         elif fs.exists(path):
             roots.append(posixpath.dirname(path))
             kept = [path]
@@ -141,6 +142,13 @@ def _expand(source: str) -> tuple[str, list[str]]:
         return "", []
     root = roots[0] if len(set(roots)) == 1 else posixpath.commonpath(roots)
     return prefix + root if "://" not in root else root, list(dict.fromkeys(found))
+
+
+def _images_below(folder: str, fs: AbstractFileSystem) -> list[str]:
+    """The image files in a folder and its subfolders, but for hidden ones."""
+    if isinstance(fs, LocalFileSystem):  # fsspec omits locked folders, and goes round in links
+        return [path.as_posix() for path in search_folder(Path(folder))]
+    return [file for file in fs.find(folder) if _is_image(file, folder)]
 
 
 def _braces(text: str) -> list[str]:

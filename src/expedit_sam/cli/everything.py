@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,8 @@ SkipCoveredOption = Annotated[
     ),
 ]
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's quota
+
 
 def given_settings(**settings: float | None) -> dict[str, float]:
     """The arguments of everything mode that a user gave; options that were left out are None.
@@ -56,3 +59,8 @@ def image_fault(error: Exception, file: Path) -> InputError:
     return InputError(
         f"{file} needs more memory than there is: scale it down, or pass fewer --points-per-batch"
     )
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether results could not be written for a reason that all further ones would meet too."""
+    return getattr(error.__cause__, "errno", None) in _DISK_FULL

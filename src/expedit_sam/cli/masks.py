@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +18,7 @@ from expedit_sam.cli.everything import (
     StabilityScoreThreshOption,
     given_settings,
     image_fault,
+    is_disk_full,
 )
 from expedit_sam.cli.network import (
     BackendOption,
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
     from expedit_sam.everything import SamAutomaticMaskGenerator
     from expedit_sam.model.sam import Sam
-
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's quota
 
 # The defaults of the options that choose a network.
 DEFAULT_NETWORK = ("vit_s", None, "exact", "float32", False, "auto")
@@ -156,7 +153,7 @@ def _segment(
                 written = write_results(out, name, file, image.shape, records, formats, picture)
             except Exception as error:
                 faults.append(image_fault(error, file))
-                if getattr(error.__cause__, "errno", None) in _DISK_FULL:
+                if is_disk_full(error):
                     break  # the other images could not be written either
                 progress.end(f"{file}: not written")
                 continue
