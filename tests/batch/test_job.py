@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expedit_sam.batch.files import appearing
-from expedit_sam.batch.job import Job, at_work, locked, read_settings
+from expedit_sam.batch.job import Job, at_work, locked, read_settings, read_shard
 from expedit_sam.batch.run import Progress, blocks, in_this_process, run
 from expedit_sam.batch.schema import ITEMS, SECONDS, SHARD
 from expedit_sam.batch.sources import list_items
@@ -262,6 +263,19 @@ def test_a_damaged_shard_is_named(tmp_path: Path, pictures: Path, few: Sam, whol
     ):
         with pytest.raises(InputError, match=r"000001\.parquet is damaged: delete it and give"):
             read()
+
+
+def test_no_flipped_bit_of_a_shard_goes_unseen(tmp_path: Path, pictures: Path, few: Sam) -> None:
+    job = job_of(tmp_path, pictures)
+    run(job, in_this_process(few, Task.of(few, everything=TAKE_ALL)))
+    whole, data = read_shard(job.shard(1), SHARD.names), job.shard(1).read_bytes()
+    footer = 8 + int.from_bytes(data[-8:-4], "little")
+    for place in range(4, len(data) - footer, 37):
+        flipped = bytearray(data)
+        flipped[place] ^= 4
+        job.shard(1).write_bytes(flipped)
+        with suppress(InputError):
+            assert read_shard(job.shard(1), SHARD.names) == whole
 
 
 def test_a_list_that_is_gone(tmp_path: Path, pictures: Path) -> None:

@@ -127,7 +127,9 @@ class Job:
         if table["index"].to_pylist() != expected:
             raise RuntimeError(f"chunk {chunk} has results of {table['index'].to_pylist()}")
         with appearing(self.shard(chunk)) as file:
-            pq.write_table(table.combine_chunks(), file, compression="zstd")
+            pq.write_table(
+                table.combine_chunks(), file, compression="zstd", write_page_checksum=True
+            )
 
     def shards(self) -> Iterator[Path]:
         """The results there are, in order."""
@@ -141,7 +143,7 @@ def read_shard(shard: Path, columns: list[str]) -> pa.Table:
         InputError: the file is damaged.
     """
     try:
-        return pq.ParquetFile(shard).read(columns)
+        return pq.ParquetFile(shard, page_checksum_verification=True).read(columns)
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # of the file system: the file may be whole
             raise InputError(f"{shard} cannot be read ({error}): allow reading it") from error
