@@ -122,3 +122,15 @@ def test_values_of_clusters_are_scaled_to_the_mean_of_their_tokens() -> None:
     )
     assert scales.max() < 0.8
     assert contract(grid, Hourglass(mean_values=False), 14).traits.value_scales is None
+
+
+def test_a_cluster_that_every_token_has_left_scales_no_values_up() -> None:
+    contraction = contract(tokens(28, 28), Hourglass(temperature=1e4), 14)
+    assert contraction.traits.log_sizes.min() < -10
+    assert contraction.traits.value_scales.max() <= 1
+
+
+def test_a_projection_may_be_more_precise_than_the_clusters() -> None:
+    contraction = contract(tokens(14, 14).bfloat16(), Hourglass(), 14)  # as under autocast
+    outward = torch.randn(7, 12)
+    assert contraction.expand(contraction.clusters, outward).dtype == torch.bfloat16

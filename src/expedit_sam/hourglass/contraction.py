@@ -66,7 +66,7 @@ class Contraction:
             BxHxWxC, or BxHxWxO projected.
         """
         if outward is not None:
-            refined = linear(refined, outward)
+            refined = linear(refined, outward.to(refined.dtype))
         windows = [part.cut_clusters(refined) for part in each(self._parts)]
         response = None
         if all(back.tokens is not None for back in self._back):
@@ -192,7 +192,8 @@ def _value_scales(clusters: Tensor, variances: Tensor) -> Tensor:
     Arguments:
         variances: Bxhxw, the mean variance over channels of each cluster's tokens.
     """
-    return (_variance(clusters) / variances.clamp_min(1e-12)).sqrt()
+    # A cluster that every token has left has hardly any of their variance.
+    return (_variance(clusters) / variances.clamp_min(1e-12)).sqrt().clamp_max(1)
 
 
 def _variance(x: Tensor) -> Tensor:
