@@ -20,3 +20,8 @@ def is_transforming() -> bool:
         return False
     levels = torch._C._functorch.peek_interpreter_stack()
     return levels is not None or forward_ad._current_level >= 0
+
+
+def is_followed() -> bool:
+    """Whether autograd, a tracer, ``torch.func`` or forward differentiation follows operations."""
+    return torch.is_grad_enabled() or torch.jit.is_tracing() or is_transforming()

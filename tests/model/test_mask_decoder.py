@@ -243,3 +243,28 @@ def test_no_prompts_have_no_masks(tiny_sam: Sam) -> None:
     masks, iou = tiny_sam.mask_decoder(image, positions, sparse, dense, True)
     assert masks.shape == (0, 3, 80, 80)
     assert iou.shape == (0, 3)
+
+
+class ThreeMasks(nn.Module):
+    """A network's decoder on one image, for the tracer, which takes no booleans."""
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.sam = sam
+
+    def forward(self, image: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        positions = self.sam.prompt_encoder.get_dense_pe()
+        return self.sam.mask_decoder(image, positions, sparse, dense, True)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_tracer_finds_the_same_with_gradients_and_without(tiny_sam: Sam, number: int) -> None:
+    given = (torch.randn(1, 32, 20, 20), *prompts(tiny_sam, number))
+    called = ThreeMasks(tiny_sam)
+    traced = torch.jit.trace(called, given)
+    image, sparse, dense = given
+    with torch.no_grad():
+        for other in (dense, torch.randn(dense.shape)):  # without and with a mask input
+            torch.testing.assert_close(
+                traced(image, sparse, other), called(image, sparse, other), rtol=1e-4, atol=1e-4
+            )

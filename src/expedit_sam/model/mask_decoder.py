@@ -15,7 +15,7 @@ from expedit_sam.model.image_tokens import ImageTokens, OwnTokens
 from expedit_sam.model.layers import MLP, LayerNorm2d, LogitFilter
 from expedit_sam.model.shared_image import SharedImage, SharedTokens
 from expedit_sam.model.upscaling import Upscaling
-from expedit_sam.modes import is_autocasting, is_transforming
+from expedit_sam.modes import is_autocasting, is_followed
 
 _PROMPTS_PER_STEP = 16
 
@@ -116,7 +116,9 @@ class MaskDecoder(nn.Module):
         """
         chosen = self._chosen(multimask_output)
         # With gradients all masks are made: distributed training expects every head to take part.
-        if not torch.is_grad_enabled() and self.is_as_built():
+        # (PyTorch's tracer runs with gradients and without, and compares what is done.)
+        learns = torch.is_grad_enabled() and not torch.jit.is_tracing()
+        if not learns and self.is_as_built():
             shared = len(sparse_prompt_embeddings) > 1
             image = self.prepare(image_embeddings, image_pe, dense_prompt_embeddings, shared)
             return self._predict(image, sparse_prompt_embeddings, chosen)
@@ -156,7 +158,8 @@ class MaskDecoder(nn.Module):
             image_embeddings, image_pe, dense: see ``forward``.
             shared: whether to prepare ``SharedTokens``, which pays for more than one prompt.
         """
-        if dense.stride(0) == 0:
+        # A trace may be given mask inputs, where its example had none.
+        if dense.stride(0) == 0 and not torch.jit.is_tracing():
             dense = dense[:1]  # no mask input: one embedding repeated
         image, positions = (
             x.flatten(2).transpose(1, 2).contiguous() for x in (image_embeddings + dense, image_pe)
@@ -166,8 +169,7 @@ class MaskDecoder(nn.Module):
         # Sums of squares need float32; what autograd needs is not kept.
         may_share = (
             image.dtype == torch.float32
-            and not (is_autocasting(image.device.type) or is_transforming())
-            and not torch.is_grad_enabled()
+            and not (is_autocasting(image.device.type) or is_followed())
             and len(image) == len(positions) == 1
         )
         together = None

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from expedit_sam.model.image_tokens import ImageTokens
 from expedit_sam.model.layers import LogitFilter
-from expedit_sam.modes import is_transforming
+from expedit_sam.modes import is_followed
 from expedit_sam.products import activated_linear, row_products
 
 _TOKENS_PER_STEP = 1024
@@ -116,8 +116,7 @@ def _in_image_order(logits: Tensor, grid: tuple[int, int]) -> Tensor:
     batch, masks, _ = logits.shape
     height, width = grid
     wide = _WIDE.get(logits.dtype)
-    followed = torch.is_grad_enabled() or torch.jit.is_tracing() or is_transforming()
-    if wide is None or followed:
+    if wide is None or is_followed():
         logits = logits.view(batch, masks, height, width, 2, 2, 2, 2)
         ordered = logits.permute(0, 1, 2, 4, 6, 3, 5, 7)
         return ordered.reshape(batch, masks, height * 4, width * 4)
