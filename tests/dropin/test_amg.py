@@ -32,7 +32,9 @@ def test_run_lengths(mask: np.ndarray) -> None:
         assert np.array_equal(amg.rle_to_mask(rle), one)
         assert np.array_equal(theirs().rle_to_mask(rle), one)
         assert amg.area_from_rle(rle) == theirs().area_from_rle(rle) == one.sum()
-        assert amg.coco_encode_rle(rle) == theirs().coco_encode_rle(rle)
+        assert (coco := amg.coco_encode_rle(rle)) == theirs().coco_encode_rle(rle)
+        assert np.array_equal(amg.rle_to_mask(coco), one)
+        assert amg.area_from_rle(coco) == one.sum()
         json.dumps([rle, amg.coco_encode_rle(rle)])
 
 

@@ -157,7 +157,6 @@ class SamAutomaticMaskGenerator:
             )
         if not len(data["rles"]):
             self._warn_if_thresholds_are_of_another_network()
-        data.to_numpy()
         return [self._record(data, i) for i in range(len(data["rles"]))]
 
     def _warn_if_thresholds_are_of_another_network(self) -> None:
@@ -227,6 +226,7 @@ class SamAutomaticMaskGenerator:
             x0, y0, x1, y1 = data["crop_boxes"].T
             scores = 1 / ((x1 - x0) * (y1 - y0))
             data.filter(suppress_duplicates(data["boxes"], scores, self.crop_nms_thresh))
+        data.to_numpy()
         return data
 
     def _process_crop(
@@ -284,7 +284,8 @@ class SamAutomaticMaskGenerator:
         data.filter(suppress_duplicates(data["boxes"], data["iou_preds"], self.box_nms_thresh))
         data["boxes"] = uncrop_boxes_xyxy(data["boxes"], crop_box)
         data["points"] = uncrop_points(data["points"], crop_box)
-        data["crop_boxes"] = np.array([crop_box] * len(data["rles"]), dtype=int).reshape(-1, 4)
+        crop_boxes = np.array([crop_box] * len(data["rles"]), dtype=int).reshape(-1, 4)
+        data["crop_boxes"] = array_namespace(data["boxes"]).asarray(crop_boxes)
         return data
 
     def _process_batch(

@@ -56,10 +56,3 @@ def mask_to_uncompressed(mask: np.ndarray) -> Rle:
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     counts = np.diff(changes, prepend=0, append=pixels.size).tolist()
     return {"size": list(mask.shape), "counts": [0, *counts] if pixels[0] else counts}
-
-
-def uncompressed_to_mask(rle: Rle) -> np.ndarray:
-    """Uncompressed RLE to an HxW boolean mask."""
-    height, width = rle["size"]
-    filled = np.arange(len(rle["counts"])) % 2 == 1
-    return np.repeat(filled, rle["counts"]).reshape(width, height).T

@@ -24,7 +24,7 @@ from expedit_sam.everything.prompts import (
     generate_crop_boxes,
 )
 from expedit_sam.everything.regions import remove_small_regions
-from expedit_sam.everything.rle import mask_to_uncompressed, to_coco, uncompressed_to_mask
+from expedit_sam.everything.rle import area, decode_mask, mask_to_uncompressed, to_coco
 
 __all__ = [
     "MaskData",
@@ -53,13 +53,13 @@ def mask_to_rle_pytorch(tensor: Tensor) -> list[dict[str, Any]]:
 
 
 def rle_to_mask(rle: dict[str, Any]) -> np.ndarray:
-    """Uncompressed RLE to an HxW boolean mask."""
-    return uncompressed_to_mask(rle)
+    """Uncompressed RLE, or COCO's, to an HxW boolean mask."""
+    return decode_mask(rle)
 
 
 def area_from_rle(rle: dict[str, Any]) -> int:
-    """Pixels of a mask in uncompressed RLE."""
-    return sum(rle["counts"][1::2])
+    """Pixels of a mask in uncompressed RLE, or COCO's."""
+    return area(rle)
 
 
 def coco_encode_rle(uncompressed_rle: dict[str, Any]) -> dict[str, Any]:
