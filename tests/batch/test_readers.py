@@ -131,6 +131,17 @@ def test_parquet_with_paths(tmp_path: Path, pictures: Path) -> None:
     shows(items, 1, 0)
 
 
+def test_parquet_as_hugging_face_writes_paths(tmp_path: Path, pictures: Path) -> None:
+    """``Dataset.to_parquet`` leaves out the bytes of images that are files."""
+    names = [str(pictures / "001.png"), "000.png"]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": None, "path": name} for name in names], kind)
+    pq.write_table(pa.table({"image": images}), tmp_path / "d.parquet", row_group_size=1)
+    items = listed(tmp_path / "d.parquet", str(pictures))
+    assert [item["image"] for item in items] == names
+    shows(items, 1, 0)
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -171,6 +182,7 @@ def test_coco_without_prompts_asks_for_everything(tmp_path: Path, more: dict) ->
         ({"image_id": 1, "bbox": [10**400, 2, 3, 4]}, "its bbox is no .*: mend or remove"),
         ({"image_id": 1, "keypoints": [3, 4]}, "its keypoints are no .*: mend or remove"),
         ({"image_id": 7, "bbox": [1, 2, 3, 4]}, "there is no image 7: mend or remove"),
+        ({"image_id": "1", "bbox": [1, 2, 3, 4]}, "there is no image '1': mend or remove"),
         ({"bbox": [1, 2, 3, 4]}, "there is no image None: mend or remove"),
     ],
 )
@@ -196,12 +208,13 @@ def test_coco(tmp_path: Path, pictures: Path) -> None:
         "annotations": [
             {"image_id": 3, "bbox": ["1", "2", "30", "40"]},  # as texts, which some tools write
             {"image_id": 3, "keypoints": [3, 4, 2, 0, 0, 0]},
+            {"image_id": 3, "keypoints": [3, 4, 2], "bbox": [3, 4, 0, 0]},  # by Label Studio
         ],
     }
     (pictures / "coco.json").write_text(json.dumps(document))
     items = listed(pictures / "coco.json")
     assert [item["image_id"] for item in items] == [7, 3]
-    assert [item["prompts"] for item in items] == [[], [BOX, POINT]]
+    assert [item["prompts"] for item in items] == [[], [BOX, POINT, POINT]]
     shows(items, 0, 1)
     (tmp_path / "elsewhere.json").write_text(json.dumps(document))
     shows(listed(tmp_path / "elsewhere.json", str(pictures)), 0, 1)
@@ -216,6 +229,13 @@ def test_no_chains_of_file_systems(tmp_path: Path) -> None:
     for suffix in ("txt", "json", "parquet"):
         with pytest.raises(InputError, match="is a chain of file systems: write a path"):
             list_items(str(tmp_path / f"d.{suffix}"))
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.jsonl", "d.tar.gz", "d.TGZ"])
+def test_other_kinds_of_data_sets_are_no_images(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("path\n1.png\n")
+    with pytest.raises(InputError, match=f"{name} is of a kind that is not read: make it"):
+        list_items(str(tmp_path / name))
 
 
 def test_a_parquet_without_images_says_what_it_has(tmp_path: Path) -> None:

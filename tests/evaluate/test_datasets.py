@@ -111,10 +111,10 @@ def test_coco(labelled: Path) -> None:
 
 
 def test_coco_annotations_without_an_area(labelled: Path) -> None:
-    outlines = [[], [[60, 40, 120, 40]], None, [SQUARE]]
+    outlines = [[], [[60, 40, 120, 40]], None, [SQUARE], SQUARE]  # the last as VIA writes it
     annotations = [{"image_id": 7, "segmentation": outline} for outline in outlines]
     (example,) = find_examples(coco_json(labelled, annotations=[*annotations, {"image_id": 7}]))
-    assert [mask.sum() for mask in masks(example)] == [3000]
+    assert [mask.sum() for mask in masks(example)] == [3000, 3000]
 
 
 def test_changed_labels_are_another_example(labelled: Path) -> None:
@@ -153,6 +153,12 @@ def deeply_nested(folder: Path) -> Path:
             "annotation 3 in .* there is no image 8",
         ),
         (lambda folder: coco_json(folder, annotations=[]), "holds no images with annotations"),
+        (
+            lambda folder: coco_json(
+                folder, annotations=[{"image_id": 7, "segmentation": [SQUARE], "iscrowd": 1}]
+            ),
+            r"annotations that are no crowds \(iscrowd 0\)",
+        ),
         (lambda folder: folder.parent, "holds no images with NAME.npz or NAME.png"),
     ],
 )

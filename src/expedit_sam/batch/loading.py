@@ -38,16 +38,16 @@ def load_row(row: dict[str, Any], column: str) -> tuple[np.ndarray, list[Prompt]
 
     Arguments:
         row: of a ``ray.data.Dataset``.
-        column: holds an image as an array, its encoded bytes, {"bytes": ...}, or where it is.
+        column: holds an image as an array, its encoded bytes, {"bytes", "path"}, or where it is.
 
     Raises:
         InputError: it is none of these.
     """
     value = row[column]
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
         return load_item({"uri": unchained(value), "image": value, "prompts": prompts_of(row)})
-    if isinstance(value, dict):
-        value = value.get("bytes")
     if isinstance(value, bytes):
         value = decode_image(io.BytesIO(value), column)
     check_image(value)

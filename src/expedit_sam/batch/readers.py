@@ -57,6 +57,12 @@ def _file(uri: str, base: str, name: str) -> Iterator[Item]:
     yield {"image": name, "uri": uri}
 
 
+def _unread(uri: str, base: str, name: str) -> Iterator[Item]:
+    raise InputError(
+        f"{uri} is of a kind that is not read: make it a .txt, .tar, .parquet or COCO .json"
+    )
+
+
 def _list(uri: str, base: str, name: str) -> Iterator[Item]:
     with open_uri(uri) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig")
@@ -79,7 +85,7 @@ def _coco(uri: str, base: str, name: str) -> Iterator[Item]:
                 where = f"annotation {annotation.get('id')} in {uri}"
                 image_id = annotation.get("image_id")
                 if image_id not in prompts:
-                    raise InputError(f"{where}: there is no image {image_id}: mend or remove it")
+                    raise InputError(f"{where}: there is no image {image_id!r}: mend or remove it")
                 prompts[image_id] += _annotated(annotation, where)
             has_prompts = any(prompts.values())
             for image in document["images"]:
@@ -106,12 +112,14 @@ def _check_id(uri: str, number: Any) -> None:
 
 
 def _annotated(annotation: dict[str, Any], where: str) -> list[Prompt]:
-    """The box of an annotation; where it has none, its visible keypoints as one prompt."""
+    """The box of an annotation; if it has none of any size, its visible keypoints as one prompt."""
     form = "bbox is no [x, y, width, height]"
     try:
         if "bbox" in annotation:
             x, y, width, height = map(float, annotation["bbox"])
-            return [box_prompt((x, y, x + width, y + height))]
+            # Label Studio gives a single keypoint a box of no size.
+            if width or height or not annotation.get("keypoints"):
+                return [box_prompt((x, y, x + width, y + height))]
         form = "keypoints are no [x, y, visible, ...]"
         numbers = annotation.get("keypoints", [])
         triples = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
@@ -181,13 +189,18 @@ def _parquet(uri: str, base: str, name: str) -> Iterator[Item]:
             wanted = [c for c in _PROMPT_COLUMNS if c in schema.names]
             if _is_text(schema.field(column).type):
                 wanted.append(column)
+            elif _lacks_bytes(data.metadata, column):
+                wanted.append(f"{column}.path")
             rows = data.read(columns=wanted).to_pylist() or [{}] * data.metadata.num_rows
         except pa.ArrowInvalid as error:
             raise InputError(f"{uri} is no Parquet file that can be read: get it again") from error
     for number, row in enumerate(rows):
         item: Item = {"image": f"{name}#{number}", "uri": uri, "row": number}
-        if isinstance(row.get(column), str):
-            item = {"image": row[column], "uri": _below(base, row[column])}
+        place = row.get(column)
+        if isinstance(place, dict):
+            place = place["path"]
+        if isinstance(place, str):
+            item = {"image": place, "uri": _below(base, place)}
         yield {**item, "prompts": _prompts(row, f"row {number} of {uri}")}
 
 
@@ -197,6 +210,17 @@ def _is_text(kind: pa.DataType) -> bool:
         kind = kind.value_type
     is_one_of = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return any(is_text(kind) for is_text in is_one_of)
+
+
+def _lacks_bytes(metadata: pq.FileMetaData, column: str) -> bool:
+    """Whether each {"bytes", "path"} is a path alone, as Hugging Face's data sets write files."""
+    leaves = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    if not {f"{column}.bytes", f"{column}.path"} <= set(leaves):
+        return False
+    leaf = leaves.index(f"{column}.bytes")
+    chunks = [metadata.row_group(i).column(leaf) for i in range(metadata.num_row_groups)]
+    known = [chunk.statistics for chunk in chunks if chunk.statistics]
+    return [s.null_count for s in known] == [chunk.num_values for chunk in chunks]
 
 
 def image_column(schema: pa.Schema) -> str:
@@ -236,4 +260,5 @@ _READERS: dict[str, Callable[[str, str, str], Iterator[Item]]] = {
     ".json": _coco,
     ".tar": _tar,
     ".parquet": _parquet,
+    **dict.fromkeys((".csv", ".gz", ".jsonl", ".tgz", ".tsv", ".zip"), _unread),  # no images either
 }

@@ -99,7 +99,7 @@ def find_examples(data: Path, image_folder: Path | None = None) -> list[Example]
         wanted = "images with NAME.npz or NAME.png of their regions beside them"
     elif data.suffix.lower() == ".json":
         examples = list(_in_coco(data, image_folder or data.parent))
-        wanted = "images with annotations"
+        wanted = "images with annotations that are no crowds (iscrowd 0)"
     else:
         raise InputError(f"{data} is neither a folder nor a .json that exists: check the path")
     if not examples:
@@ -193,13 +193,15 @@ def _in_coco(file: Path, image_folder: Path) -> Iterator[Example]:
             if not annotation.get("iscrowd"):
                 outlines = annotation.get("segmentation")
                 if isinstance(outlines, list):  # annotations may have boxes alone, or lines
+                    if outlines and not isinstance(outlines[0], list):  # as VIA writes one
+                        outlines = [outlines]
                     outlines = [outline for outline in outlines if len(outline) >= 6]
                 if outlines:
                     image_id = annotation["image_id"]
                     if image_id not in regions:
                         raise InputError(
                             f"annotation {annotation.get('id')} in {file}: there is no image "
-                            f"{image_id}: mend or remove it"
+                            f"{image_id!r}: mend or remove it"
                         )
                     regions[image_id].append(outlines)
         for image in sorted(document["images"], key=lambda image: image["file_name"]):
