@@ -130,18 +130,18 @@ def test_labelme_finds_the_image_from_the_json(
     Path("link").symlink_to("results/far")
     for folder, path in (("out", "../photos/a.jpg"), ("link", "../../photos/a.jpg")):
         write_results(folder, "a", "photos/a.jpg", SIZE, records, ["labelme"])
-        assert json.loads(Path(folder, "a.labelme.json").read_text())["imagePath"] == path
+        assert json.loads(Path(folder, "a.json").read_text())["imagePath"] == path
 
 
-@pytest.mark.parametrize(("format", "name"), [("yolo", "a.txt"), ("labelme", "a.labelme.json")])
+@pytest.mark.parametrize(("format", "name"), [("yolo", "a.txt"), ("labelme", "a.json")])
 def test_labels_of_somebody_elses_stay(
     supervision: Any, records: list[dict], tmp_path: Path, format: str, name: str
 ) -> None:
     (tmp_path / name).write_text("0 0.1 0.1 0.2 0.1 0.2 0.2")
-    (tmp_path / "a.json").write_text('{"shapes": []}')
+    (tmp_path / "b.json").write_text('{"shapes": []}')
     with pytest.raises(InputError, match=f"{name} is there and not as a run of ours left it"):
         write_results(tmp_path, "a", "a.jpg", SIZE, records, [format, "png"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.json", name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["b.json", name])
     assert (tmp_path / name).read_text() == "0 0.1 0.1 0.2 0.1 0.2 0.2"
 
 
@@ -149,7 +149,7 @@ def test_labels_of_ours_are_replaced(supervision: Any, records: list[dict], tmp_
     for some in (records, records[:1], records):
         write_results(tmp_path, "a", tmp_path / "a.jpg", SIZE, some, ["yolo", "labelme"])
         assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, some)
-        assert (tmp_path / "a.labelme.json").read_text() == labelme_document("a.jpg", SIZE, some)
+        assert (tmp_path / "a.json").read_text() == labelme_document("a.jpg", SIZE, some)
 
 
 def test_labels_of_ours_that_somebody_has_corrected_stay(

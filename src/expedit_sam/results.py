@@ -64,7 +64,7 @@ def write_results(
         records: a dict a mask with its ``segmentation`` and whatever else is to be kept.
         formats: "coco" for ``<name>.json``, "png" for ``<name>_masks/001.png`` and so on (the
             numbers are the ids in the json), "yolo" for ``<name>.txt`` and "labelme" for
-            ``<name>.labelme.json``.
+            ``<name>.json``, or ``<name>.labelme.json`` beside "coco".
         overlay: HxWx3 picture for ``<name>_overlay.jpg``.
         logits: 1xhxw low-res logits for ``<name>_logits.npy``.
 
@@ -94,7 +94,9 @@ def write_results(
             _write_labels(place / f"{name}.txt", text, Path(folder))
         if "labelme" in formats:
             text = labels.labelme_document(_path_from(folder, image_file), image_size, records)
-            _write_labels(place / f"{name}.labelme.json", text, Path(folder))
+            # LabelMe looks for the first, unless it is asked to open a file.
+            suffix = "json" if "coco" not in formats else "labelme.json"
+            _write_labels(place / f"{name}.{suffix}", text, Path(folder))
         return sorted(Path(folder, path.name) for path in place.iterdir())
 
 
