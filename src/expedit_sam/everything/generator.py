@@ -16,7 +16,6 @@ from expedit_sam.base_predictor import BasePredictor, check_image
 from expedit_sam.errors import InputError
 from expedit_sam.everything import rle
 from expedit_sam.everything.filters import (
-    batched_mask_to_box,
     box_xyxy_to_xywh,
     suppress_duplicates,
     uncrop_boxes_xyxy,
@@ -25,11 +24,8 @@ from expedit_sam.everything.filters import (
 from expedit_sam.everything.full_size import MaskMaker
 from expedit_sam.everything.mask_data import MaskData
 from expedit_sam.everything.point_queue import PointQueue
-from expedit_sam.everything.prompts import (
-    build_all_layer_point_grids,
-    generate_crop_boxes,
-)
-from expedit_sam.everything.regions import remove_small_regions
+from expedit_sam.everything.prompts import generate_crop_boxes, point_grids_of_layers
+from expedit_sam.everything.regions import clear_small_regions
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 # SAM's thresholds of predicted IoU and stability score, and the size of its low-res logits.
@@ -88,7 +84,7 @@ class SamAutomaticMaskGenerator:
         output_mode: str = "binary_mask",
         skip_covered: float = 0.0,
     ) -> None:
-        self.point_grids = _point_grids(
+        self.point_grids = point_grids_of_layers(
             points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor
         )
         if points_per_batch < 1:
@@ -344,45 +340,5 @@ class SamAutomaticMaskGenerator:
         Returns:
             ``mask_data``.
         """
-        if len(mask_data["rles"]) == 0:
-            return mask_data
-        masks: list[np.ndarray] = []
-        unchanged: list[bool] = []
-        for encoded in mask_data["rles"]:
-            mask, filled = remove_small_regions(rle.decode_mask(encoded), min_area, mode="holes")
-            mask, cleared = remove_small_regions(mask, min_area, mode="islands")
-            masks.append(mask)
-            unchanged.append(not (filled or cleared))
-        boxes = np.stack([batched_mask_to_box(mask) for mask in masks])
-        own = mask_data["boxes"]
-        for i in range(len(masks)):
-            if not unchanged[i]:
-                mask_data["rles"][i] = rle.encode_masks(masks[i][None])[0]
-                own[i] = array_namespace(own).asarray(boxes[i])
-        mask_data.filter(suppress_duplicates(boxes, np.array(unchanged, float), nms_thresh))
+        clear_small_regions(mask_data, min_area, nms_thresh)
         return mask_data
-
-
-def _point_grids(
-    points_per_side: int | None,
-    point_grids: list[np.ndarray] | None,
-    crop_n_layers: int,
-    downscale_factor: int,
-) -> list[np.ndarray]:
-    """The points of the image and of each layer of crops: those given, or regular grids.
-
-    Raises:
-        InputError: not one of the two is given, or a layer has no points.
-    """
-    if points_per_side is not None and point_grids is None:
-        if points_per_side < 1:
-            raise InputError(f"points_per_side is {points_per_side}; it must be 1 or more")
-        return build_all_layer_point_grids(points_per_side, crop_n_layers, downscale_factor)
-    if points_per_side is None and point_grids is not None:
-        if len(point_grids) <= crop_n_layers or not all(map(len, point_grids)):
-            raise InputError(
-                f"point_grids must hold points for the image and for each of {crop_n_layers} "
-                "layers of crops"
-            )
-        return point_grids
-    raise InputError("give exactly one of points_per_side and point_grids")

@@ -36,6 +36,31 @@ def build_all_layer_point_grids(
     return [build_point_grid(int(n_per_side / scale_per_layer**i)) for i in range(n_layers + 1)]
 
 
+def point_grids_of_layers(
+    points_per_side: int | None,
+    point_grids: list[np.ndarray] | None,
+    crop_n_layers: int,
+    downscale_factor: int,
+) -> list[np.ndarray]:
+    """The points of the image and of each layer of crops: those given, or regular grids.
+
+    Raises:
+        InputError: not one of the two is given, or a layer has no points.
+    """
+    if points_per_side is not None and point_grids is None:
+        if points_per_side < 1:
+            raise InputError(f"points_per_side is {points_per_side}; it must be 1 or more")
+        return build_all_layer_point_grids(points_per_side, crop_n_layers, downscale_factor)
+    if points_per_side is None and point_grids is not None:
+        if len(point_grids) <= crop_n_layers or not all(map(len, point_grids)):
+            raise InputError(
+                f"point_grids must hold points for the image and for each of {crop_n_layers} "
+                "layers of crops"
+            )
+        return point_grids
+    raise InputError("give exactly one of points_per_side and point_grids")
+
+
 def generate_crop_boxes(
     im_size: tuple[int, ...], n_layers: int, overlap_ratio: float
 ) -> tuple[list[list[int]], list[int]]:

@@ -1,9 +1,34 @@
-"""Small holes and islands of a mask."""
+"""Small holes and islands of masks."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+from array_api_compat import array_namespace
+
+from expedit_sam.everything import rle
+from expedit_sam.everything.filters import batched_mask_to_box, suppress_duplicates
+from expedit_sam.everything.mask_data import MaskData
+
+
+def clear_small_regions(data: MaskData, min_area: int, nms_thresh: float) -> None:
+    """Remove small holes and islands of many masks (``postprocess_small_regions``), in place."""
+    if not len(data["rles"]):
+        return
+    masks: list[np.ndarray] = []
+    unchanged: list[bool] = []
+    for encoded in data["rles"]:
+        mask, filled = remove_small_regions(rle.decode_mask(encoded), min_area, mode="holes")
+        mask, cleared = remove_small_regions(mask, min_area, mode="islands")
+        masks.append(mask)
+        unchanged.append(not (filled or cleared))
+    boxes = np.stack([batched_mask_to_box(mask) for mask in masks])
+    own = data["boxes"]
+    for i in range(len(masks)):
+        if not unchanged[i]:
+            data["rles"][i] = rle.encode_masks(masks[i][None])[0]
+            own[i] = array_namespace(own).asarray(boxes[i])
+    data.filter(suppress_duplicates(boxes, np.array(unchanged, float), nms_thresh))
 
 
 def remove_small_regions(
