@@ -39,7 +39,8 @@ class _CompiledSteps(Steps):
 
 def _compiled_steps() -> Steps:
     # Each speed setting, number of images and kind of block counts as a recompilation.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
+    limit = max(torch._dynamo.config.cache_size_limit, 128)
+    torch._dynamo.config.cache_size_limit = limit  # PyTorch 2.6 has no recompile_limit
     compiled = partial(torch.compile, fullgraph=True, dynamic=False)
     run = compiled(_run_block)
     return _CompiledSteps(run, run, compiled(contract), compiled(Contraction.expand))

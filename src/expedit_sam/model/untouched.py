@@ -1,4 +1,7 @@
-"""Whether modules are as they were built: only then may weights be read instead of called."""
+"""Whether modules are as they were built: only then may weights be read instead of called.
+
+Compiled blocks ask too: before 2.9 PyTorch's compiler follows neither vars() nor sets of types.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ from torch import Tensor, nn
 
 # Packages whose forward passes are known here.
 _KNOWN = ("expedit_sam.", "torch.nn.modules.")
-_PLAIN = {nn.Parameter, Tensor, type(None)}
+_PLAIN = (nn.Parameter, Tensor, type(None))
 
 
 def is_own(thing: object, method: str) -> bool:
     """Whether a method is this package's or PyTorch's, not of somebody's subclass or patch."""
     function = getattr(type(thing), method, None)
     written_in = getattr(function, "__module__", None) or ""
-    return method not in vars(thing) and written_in.startswith(_KNOWN)
+    return method not in thing.__dict__ and written_in.startswith(_KNOWN)
 
 
 def is_untouched(module: nn.Module) -> bool:
@@ -29,8 +32,8 @@ def is_untouched(module: nn.Module) -> bool:
 
 def _has_wrapped_weights(module: nn.Module) -> bool:
     """Whether a weight is a tensor in name only, such as torchao's quantized ones."""
-    kinds = set(map(type, module._parameters.values()))
-    return not kinds <= _PLAIN and any(hasattr(kind, "__tensor_flatten__") for kind in kinds)
+    kinds = [type(weight) for weight in module._parameters.values()]
+    return any(kind not in _PLAIN and hasattr(kind, "__tensor_flatten__") for kind in kinds)
 
 
 def are_untouched(module: nn.Module) -> bool:
