@@ -171,7 +171,7 @@ def test_no_prompts_no_masks(tiny_sam: Sam) -> None:
     ("value", "says"),
     [
         (b"no image", "is no image that can be read"),
-        ({"path": "x"}, "image is a NoneType"),
+        ({"name": "x"}, "image is a NoneType"),
         (np.zeros((4, 4), np.uint8), r"image has shape \(4, 4\)"),
         ("/missing.png", "/missing.png does not exist"),
         ("zip://1.png::file:///d.zip", "is a chain of file systems: write a path or a plain URL"),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from expedit_sam.batch.job import write_shard
 from expedit_sam.batch.run import in_this_process
 from expedit_sam.batch.schema import SHARD
 from expedit_sam.batch.task import Task
@@ -55,7 +55,7 @@ def estimate(items: pa.Table, sam: Sam, task: Task, threads: int | None = None) 
     results = next(pipeline([items.take(chosen)]))
     seconds = (time.perf_counter() - started) / len(chosen)
     sink = pa.BufferOutputStream()
-    pq.write_table(results.select(SHARD.names).cast(SHARD), sink, compression="zstd")
+    write_shard(results.select(SHARD.names).cast(SHARD), sink)
     return Estimate(
         images=total,
         hours=seconds * total / 3600,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -127,13 +127,16 @@ class Job:
         if table["index"].to_pylist() != expected:
             raise RuntimeError(f"chunk {chunk} has results of {table['index'].to_pylist()}")
         with appearing(self.shard(chunk)) as file:
-            pq.write_table(
-                table.combine_chunks(), file, compression="zstd", write_page_checksum=True
-            )
+            write_shard(table.combine_chunks(), file)
 
     def shards(self) -> Iterator[Path]:
         """The results there are, in order."""
         return (self.shard(c) for c in self.chunks if self.shard(c).exists())
+
+
+def write_shard(table: pa.Table, file: BinaryIO | pa.NativeFile) -> None:
+    """Write results, with the schema ``SHARD``; ``read_shard`` looks at the pages' checksums."""
+    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def read_shard(shard: Path, columns: list[str]) -> pa.Table:
