@@ -79,6 +79,9 @@ def test_processor_and_outputs_keep_working(
     )
     assert masks.shape == (1, 3, 150, 221)
     assert theirs.vision_encoder(inputs["pixel_values"], return_dict=False)[0].shape[1] == 32
+    theirs.vision_encoder.config.return_dict = False
+    (embedding,) = theirs.vision_encoder(inputs["pixel_values"])
+    assert embedding.shape[1] == 32
 
 
 def test_what_clusters_do_not_have_is_refused(theirs: Any) -> None:
@@ -90,3 +93,27 @@ def test_what_clusters_do_not_have_is_refused(theirs: Any) -> None:
         theirs.vision_encoder()
     with pytest.raises(InputError, match="cannot expedite"):
         expedite(theirs.mask_decoder, "fast")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["layers.1", "layers.0.attn", ""])
+def test_a_forward_that_would_not_be_called_is_refused(theirs: Any, part: str) -> None:
+    """As accelerate puts it around modules whose weights it keeps elsewhere."""
+    pixels = torch.zeros(1, 3, 320, 320)
+    module = theirs.vision_encoder.get_submodule(part)
+    usual = module.forward
+    module.forward = lambda *args, **kwargs: usual(*args, **kwargs)
+    with pytest.raises(InputError, match="forward of its own"):
+        expedite(theirs, "exact")
+    expedite(theirs, None)
+    assert "forward" in vars(module)  # not ours to take off
+    del module.forward
+    expedite(theirs, "exact")
+    ours = module.forward
+    module.forward = lambda *args, **kwargs: ours(*args, **kwargs)
+    if part:
+        with pytest.raises(InputError, match="forward of its own"):
+            theirs.get_image_embeddings(pixels)
+    else:
+        with pytest.raises(InputError, match="forward of its own"):
+            expedite(theirs, None)

@@ -13,6 +13,7 @@ from expedit_sam.hourglass.settings import Hourglass, fitting, resolve
 from expedit_sam.model import transformers_sam
 from expedit_sam.model.block import clustering_window, run_block
 from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, encode
+from expedit_sam.model.untouched import require_unpatched
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -46,14 +47,19 @@ def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Mode
     if not is_transformers:
         _require_sam_encoder(encoder)
     method = _method(encoder)
+    is_expedited = "hourglass" in vars(encoder)
+    if setting is None and not is_expedited:
+        return model
+    _require_free(encoder, method)
     if setting is None:
         # Without ours on the instance, the class's method is called again.
         encoder.__dict__.pop(method, None)
         encoder.__dict__.pop("hourglass", None)
         return model
-    if not is_transformers and method not in vars(encoder):
+    if not (is_transformers or is_expedited):
         _require_an_embedding(encoder)
     blocks = encoder.layers if is_transformers else encoder.blocks
+    require_unpatched(blocks)
     encoder.hourglass = fitting(setting, len(blocks), clustering_window(blocks))
     forward = transformers_sam.forward if is_transformers else _forward
     setattr(encoder, method, partial(forward, encoder))  # a method could not be pickled
@@ -61,12 +67,23 @@ def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Mode
 
 
 def _forward(encoder: Any, x: Tensor) -> Tensor:
+    require_unpatched(encoder.blocks)
     return encode(encoder, x, encoder.hourglass, Steps(run_block))
 
 
 def _method(encoder: Any) -> str:
     """Name of the method that makes the embedding: in timm's encoders ``forward`` adds a head."""
     return "forward_features" if hasattr(encoder, "forward_features") else "forward"
+
+
+def _require_free(encoder: Any, method: str) -> None:
+    """Raise ``InputError`` if an encoder has somebody's method, which ours would be put over."""
+    theirs = vars(encoder).get(method)
+    if theirs and getattr(theirs, "func", None) not in (_forward, transformers_sam.forward):
+        raise InputError(
+            f"cannot expedite a {type(encoder).__name__}: it has a {method} of its own; "
+            "take it off (if it is accelerate's, load the model on one device)"
+        )
 
 
 def _require_sam_encoder(encoder: Any) -> None:

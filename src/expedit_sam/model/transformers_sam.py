@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from expedit_sam.errors import InputError
 from expedit_sam.model.block import run_block
 from expedit_sam.model.image_encoder import Steps, encode
+from expedit_sam.model.untouched import require_unpatched
 
 
 def is_encoder(encoder: Any) -> bool:
@@ -25,7 +26,8 @@ def forward(encoder: Any, pixel_values: Tensor | None = None, **options: Any) ->
 
     Raises:
         ValueError: there are no pixels.
-        InputError: hidden states or attentions are asked for, which clusters do not have.
+        InputError: hidden states or attentions are asked for, which clusters do not have, or a
+            layer's forward was replaced.
     """
     if pixel_values is None:
         raise ValueError("You have to specify pixel_values")
@@ -33,9 +35,11 @@ def forward(encoder: Any, pixel_values: Tensor | None = None, **options: Any) ->
         wanted = options.get(option)
         if getattr(encoder.config, option, False) if wanted is None else wanted:
             raise InputError(f"an expedited model has no {option}: expedite(model, None) gives it")
+    require_unpatched(encoder.layers)
     steps = Steps(run_block)
     embedding = encode(_in_sams_names(encoder), pixel_values, encoder.hourglass, steps)
-    if options.get("return_dict") is False:
+    as_dict = options.get("return_dict")
+    if (encoder.config.return_dict if as_dict is None else as_dict) is False:
         return (embedding,)
     from transformers.models.sam.modeling_sam import SamVisionEncoderOutput
 

@@ -5,7 +5,12 @@ Compiled blocks ask too: before 2.9 PyTorch's compiler follows neither vars() no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from torch import Tensor, nn
+
+from expedit_sam.errors import InputError
 
 # Packages whose forward passes are known here.
 _KNOWN = ("expedit_sam.", "torch.nn.modules.")
@@ -39,3 +44,16 @@ def _has_wrapped_weights(module: nn.Module) -> bool:
 def are_untouched(module: nn.Module) -> bool:
     """Whether ``is_untouched`` holds for a module and all its parts."""
     return all(map(is_untouched, module.modules()))
+
+
+def require_unpatched(blocks: Iterable[Any]) -> None:
+    """Raise ``InputError`` if a forward was put in a block or its attention after it was built.
+
+    Where blocks are read instead of called, it would do nothing. accelerate's loads weights.
+    """
+    for number, block in enumerate(blocks):
+        if "forward" in block.__dict__ or "forward" in block.attn.__dict__:
+            raise InputError(
+                f"block {number} has a forward of its own, which an expedited model does not call: "
+                "take it off (if it is accelerate's, load the model on one device)"
+            )
