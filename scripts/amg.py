@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from expedit_sam import SamAutomaticMaskGenerator
+from expedit_sam.appearing import prepare_folder
 from expedit_sam.cli.everything import image_fault, is_disk_full
 from expedit_sam.cli.original_format import write_folder, write_json
 from expedit_sam.cli.original_options import (
@@ -24,7 +25,7 @@ from expedit_sam.cli.original_options import (
 )
 from expedit_sam.errors import InputError
 from expedit_sam.images import find_images, is_image_name, read_image
-from expedit_sam.results import prepare_folder, result_names
+from expedit_sam.results import result_names
 
 
 def main() -> int:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
+from expedit_sam.appearing import appearing_together
 from expedit_sam.build import build_sam
 from expedit_sam.cli.original_options import exit_code
 from expedit_sam.errors import InputError
 from expedit_sam.export.decoder import SamOnnxModel
 from expedit_sam.export.write import OPSET, check_export, quantize, write_onnx
 from expedit_sam.model.architectures import ARCHITECTURES
-from expedit_sam.results import appearing_together
 
 
 def main() -> int:

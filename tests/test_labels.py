@@ -133,6 +133,15 @@ def test_labelme_finds_the_image_from_the_json(
         assert json.loads(Path(folder, "a.json").read_text())["imagePath"] == path
 
 
+def test_labels_of_ours_are_known_after_a_full_disk(
+    supervision: Any, records: list[dict], tmp_path: Path
+) -> None:
+    (tmp_path / LABELS_WRITTEN).write_text("5f2a")  # the beginning of a hash
+    for some in (records, records[:1]):
+        write_results(tmp_path, "a", "a.jpg", SIZE, some, ["yolo"])
+        assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, some)
+
+
 @pytest.mark.parametrize(("format", "name"), [("yolo", "a.txt"), ("labelme", "a.json")])
 def test_labels_of_somebody_elses_stay(
     supervision: Any, records: list[dict], tmp_path: Path, format: str, name: str

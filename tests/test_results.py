@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,7 @@ from pycocotools.coco import COCO
 
 from expedit_sam import results
 from expedit_sam.errors import InputError
-from expedit_sam.results import (
-    check_formats,
-    check_inputs_stay,
-    prepare_folder,
-    result_names,
-    write_results,
-)
+from expedit_sam.results import check_formats, check_inputs_stay, result_names, write_results
 
 SIZE = (30, 40)
 
@@ -131,6 +126,39 @@ def test_a_second_run_replaces_the_first(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "photo.json").read_text())["annotations"]) == 1
 
 
+@pytest.mark.parametrize("method", ["replace", "unlink"])
+@pytest.mark.parametrize("stopped_at", [1, 2, 3])
+def test_a_run_after_one_that_was_stopped_leaves_no_mask_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, stopped_at: int
+) -> None:
+    before, stopped = (5, 1) if method == "unlink" else (1, 4)
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(before))
+    original, calls = getattr(Path, method), iter(range(1, 99))
+
+    def stopping(path: Path, *arguments: Path) -> object:
+        if path.parent.name == "photo_masks" and next(calls) == stopped_at:
+            raise KeyboardInterrupt
+        return original(path, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, method, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(stopped))
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(1))
+    assert names(tmp_path) == ["photo.json", "photo_masks", "photo_masks/001.png"]
+
+
+def test_what_cannot_be_cleared_away_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(path: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(os, "rmdir", locked)
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(1), ["coco"])
+    assert json.loads((tmp_path / "photo.json").read_text())["annotations"]
+
+
 @pytest.mark.parametrize("broken", ["write_text", "write_bytes"])
 def test_a_full_disk_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -147,6 +175,19 @@ def test_a_full_disk_leaves_what_was_there(
         write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(3))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert names(tmp_path) == ["photo.json", "photo_masks", "photo_masks/001.png"]
+
+
+def test_logits_whose_end_does_not_fit_are_not_written(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    logits = np.zeros((1, 40, 40), np.float32)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (logits.nbytes, limits[1]))  # no room for the header
+    try:
+        with pytest.raises(InputError, match="File too large"):
+            write_results(tmp_path, "photo", "photo.jpg", SIZE, [], [], logits=logits)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == []
 
 
 def test_images_of_one_name_get_different_names() -> None:
@@ -171,18 +212,6 @@ def test_an_unknown_format_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'gif'"):
         write_results(tmp_path / "out", "photo", "photo.jpg", SIZE, boxes(1), ["coco", "gif"])
     assert not (tmp_path / "out").exists()
-
-
-def test_folder_is_made(tmp_path: Path) -> None:
-    prepare_folder(tmp_path / "a" / "b")
-    assert names(tmp_path) == ["a", "a/b"]
-
-
-def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match="choose another folder"):
-            prepare_folder(folder)
 
 
 def test_files_of_somebody_elses_stay(tmp_path: Path) -> None:
@@ -221,8 +250,6 @@ def test_a_name_too_long_is_called_so(tmp_path: Path) -> None:
     for length, formats in ((252, ["png"]), (251, ["coco", "png"])):
         with pytest.raises(InputError, match=r"cannot write n+[._].*: shorten the image's name"):
             write_results(tmp_path, "n" * length, "photo.jpg", (4, 6), [], formats)
-    with pytest.raises(InputError, match=r"cannot write to .*: choose another folder"):
-        prepare_folder(tmp_path / ("n" * 300))
 
 
 def test_a_link_that_leads_to_itself_is_an_image_too(tmp_path: Path) -> None:

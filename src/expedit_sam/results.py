@@ -5,15 +5,12 @@ The files of one image appear together, complete, or not at all.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import itertools
+import io
 import json
 import math
 import os
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +19,13 @@ import numpy as np
 from pycocotools import mask as coco
 
 from expedit_sam import labels
+from expedit_sam.appearing import appearing_together, mask_name
 from expedit_sam.draw import binary_mask, run_lengths
 from expedit_sam.errors import InputError
 
 FORMATS = ("coco", "png", "yolo", "labelme")
 USUAL_FORMATS = ("coco", "png")
 
-HIDDEN = ".expedit-sam-"  # names of folders that are being filled begin with it
 LABELS_WRITTEN = ".expedit-sam.labels"  # the hashes of our label files, one a line
 
 _JPEG_LIMIT = 65_500  # pixels a side
@@ -85,7 +82,9 @@ def write_results(
             suffix = "jpg" if max(overlay.shape) <= _JPEG_LIMIT else "png"
             _write_picture(place / f"{name}_overlay.{suffix}", overlay)
         if logits is not None:
-            np.save(place / f"{name}_logits.npy", logits)
+            content = io.BytesIO()  # NumPy does not notice a disk that is full at a file's end
+            np.save(content, logits)
+            (place / f"{name}_logits.npy").write_bytes(content.getvalue())
         if "coco" in formats:
             document = coco_document(image_file, image_size, records)
             (place / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
@@ -172,66 +171,6 @@ def check_formats(names: Iterable[str]) -> list[str]:
     return formats
 
 
-def prepare_folder(folder: str | os.PathLike[str]) -> None:
-    """Make a folder for results, before the work begins.
-
-    Raises:
-        InputError: it cannot be made, or nothing can be written in it.
-    """
-    with appearing_together(Path(folder)):
-        pass
-
-
-@contextmanager
-def appearing_together(folder: Path) -> Iterator[Path]:
-    """A hidden folder whose files move to ``folder`` once all of them are written.
-
-    Raises:
-        InputError: the folder cannot be written to, or something is in a result's place.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=HIDDEN) as place:
-            yield Path(place)
-            written = sorted(Path(place).iterdir())
-            for path in written:  # all of them, before the first is moved
-                _check_kind(path, folder / path.name)
-            for path in written:
-                if (folder / path.name).is_dir():
-                    _replace_masks(path, folder / path.name)
-                else:
-                    path.replace(folder / path.name)
-    except OSError as error:
-        what, remedy = f"to {folder}", "choose another folder"
-        if error.errno == errno.ENAMETOOLONG and Path(error.filename) != folder:
-            what, remedy = Path(error.filename).name, "shorten the image's name"
-        reason = error.strerror or str(error)
-        raise InputError(f"cannot write {what} ({reason}): {remedy}") from error
-
-
-def _check_kind(new: Path, old: Path) -> None:
-    """Raise ``InputError`` where a file would replace a folder, or a folder a file."""
-    if old.exists() and old.is_dir() != new.is_dir():
-        kind = "folder" if old.is_dir() else "file"
-        raise InputError(f"{old} is a {kind} in a result's place: choose another folder")
-
-
-def _replace_masks(new: Path, old: Path) -> None:
-    """Move the masks of one folder into another, and delete what an earlier run had more."""
-    masks = list(new.iterdir())
-    for mask in masks:
-        mask.replace(old / mask.name)
-    # Files that continue the numbers are an earlier run's masks. All others are somebody's own.
-    for number in itertools.count(len(masks) + 1):
-        if not (path := old / _mask_name(number)).exists():
-            break
-        path.unlink()
-
-
-def _mask_name(number: int) -> str:
-    return f"{number:03d}.png"
-
-
 def _check_replaceable(document: Path) -> None:
     """Refuse to write over a json that is not of this package, such as somebody's labels."""
     if document.is_file() and not _is_ours(document):  # a folder is left to ``_check_kind``
@@ -267,7 +206,7 @@ def _write_labels(new: Path, text: str, folder: Path) -> None:
         )
     if hashed not in ours:
         with known.open("ab") as file:
-            file.write(hashed + b"\n")
+            file.write(b"\n" + hashed)  # begins a line: a full disk may have cut the last one short
 
 
 def _hash(labels: Path) -> bytes:
@@ -303,7 +242,7 @@ def _plain(value: Any) -> Any:
 def _write_masks(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     folder.mkdir()
     for number, record in enumerate(records, 1):
-        _write_picture(folder / _mask_name(number), binary_mask(record).view(np.uint8) * 255)
+        _write_picture(folder / mask_name(number), binary_mask(record).view(np.uint8) * 255)
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:

@@ -80,7 +80,7 @@ def test_termination_clears_away_what_is_being_written(tmp_path: Path) -> None:
         from pathlib import Path
 
         from expedit_sam.cli import commands
-        from expedit_sam.results import appearing_together
+        from expedit_sam.appearing import appearing_together
 
         @commands.app.command()
         def wait() -> None:

@@ -50,3 +50,12 @@ def test_even_the_first_line_may_be_unfinished(tmp_path: Path) -> None:
     records.file.write_text("{")
     Records(tmp_path, "fast", {}).add("a.jpg", FIGURES)
     assert list(Records(tmp_path, "fast", {}).images) == ["a.jpg"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_named_with_the_remedy(tmp_path: Path) -> None:
+    records = Records(tmp_path, "fast", {})
+    records.file.unlink()
+    records.file.symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"cannot write .*jsonl \(No space left.*make room"):
+        records.add("a.jpg", FIGURES)

@@ -166,6 +166,21 @@ def test_a_broken_export_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_openvino_on_a_full_disk_is_one_line(
+    tiny_sam: Sam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("openvino")
+
+    def fail(model: object, target: Path, **_: object) -> None:
+        target.touch()
+        raise RuntimeError("basic_ios::clear: iostream error\n")
+
+    monkeypatch.setattr(openvino, "save_model", fail)
+    with pytest.raises(InputError, match=r"cannot write to .*no space left\?.*iostream error\)"):
+        export_sam(tiny_sam, tmp_path, model="vit_s", format="openvino")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_the_exporter_cannot_write_is_one_line(
     tiny_sam: Sam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,16 @@
-"""Ctrl+C in each of the scripts."""
+"""Ctrl+C and SIGTERM in each of the scripts."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
+import signal
 from pathlib import Path
 
 import pytest
+
+from expedit_sam.appearing import appearing_together
 
 SCRIPTS = sorted(Path(__file__).parents[2].joinpath("scripts").glob("*.py"))
 
@@ -23,3 +27,23 @@ def test_an_interrupted_script_says_so_in_one_line(
         runpy.run_path(str(script), run_name="__main__")
     assert left.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_terminated_script_clears_away_what_is_being_written(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminate(*_: object) -> None:
+        with appearing_together(tmp_path) as place:
+            (place / "half").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", terminate)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(script), run_name="__main__")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left.value.code == 143
+    assert list(tmp_path.iterdir()) == []

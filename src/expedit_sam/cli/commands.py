@@ -108,11 +108,15 @@ def _options(
     """
 
 
+def end_on_termination() -> None:
+    """End on SIGTERM as after Ctrl+C, by an exception, so that unfinished files go."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+
+
 def main() -> None:
     """The console script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files can be of any bytes
-    # As an exception, so that unfinished files are cleared away as after Ctrl+C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    end_on_termination()
     app(prog_name="expedit-sam")

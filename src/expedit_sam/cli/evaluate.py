@@ -69,8 +69,8 @@ def evaluate(
     """
     from importlib.util import find_spec
 
+    from expedit_sam.appearing import prepare_folder
     from expedit_sam.errors import InputError
-    from expedit_sam.results import prepare_folder
 
     if not (find_spec("matplotlib") and find_spec("skimage")):
         raise InputError(

@@ -55,8 +55,8 @@ def export(
       expedit-sam export --speed balanced --precision float16 --out exported
       expedit-sam masks photo.jpg --backend onnx --exported exported
     """
+    from expedit_sam.appearing import prepare_folder
     from expedit_sam.images import find_images, read_image
-    from expedit_sam.results import prepare_folder
 
     files = find_images(images) if images else []
     prepare_folder(out)

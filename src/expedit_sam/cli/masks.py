@@ -78,8 +78,9 @@ def masks(
     Example: a photo and all in a folder, with a faster image encoder
       expedit-sam masks photo.jpg more_photos --out results --speed balanced
     """
+    from expedit_sam.appearing import prepare_folder
     from expedit_sam.images import find_images
-    from expedit_sam.results import check_formats, check_inputs_stay, prepare_folder
+    from expedit_sam.results import check_formats, check_inputs_stay
 
     given = given_settings(
         points_per_side=points_per_side,

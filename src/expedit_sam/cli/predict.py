@@ -57,11 +57,12 @@ def predict(
       expedit-sam predict photo.jpg --point 320,200 --point 90,310,0
     """
     from expedit_sam import prompts
+    from expedit_sam.appearing import prepare_folder
     from expedit_sam.draw import draw_prompts
     from expedit_sam.draw import overlay as draw_masks
     from expedit_sam.images import read_image
     from expedit_sam.predictor import SamPredictor
-    from expedit_sam.results import prepare_folder, write_results
+    from expedit_sam.results import write_results
 
     points, labels = prompts.parse_points(point or [])
     if len(box or []) > 1:

@@ -42,9 +42,9 @@ def tune(
     """
     from importlib.util import find_spec
 
+    from expedit_sam.appearing import appearing_together, prepare_folder
     from expedit_sam.errors import InputError
     from expedit_sam.images import find_images
-    from expedit_sam.results import appearing_together, prepare_folder
 
     if not find_spec("matplotlib"):
         raise InputError("tune needs matplotlib: pip install 'expedit-sam[evaluate]'")

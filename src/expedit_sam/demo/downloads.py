@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from expedit_sam.appearing import appearing_together
 from expedit_sam.demo.masks import full_size_mask
 from expedit_sam.demo.networks import Encoding
 from expedit_sam.demo.pictures import Picture, read_full_size
 from expedit_sam.draw import binary_mask, overlay
 from expedit_sam.everything import rle
-from expedit_sam.results import appearing_together, write_results
+from expedit_sam.results import write_results
 
 
 def write_everything(

@@ -45,8 +45,14 @@ class Records:
         self.images[image] = rounded
 
     def _append(self, line: str) -> None:
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.file} ({error.strerror or error}): what is done is kept; "
+                "make room, then give the same command again"
+            ) from error
 
     def _read(self) -> bool:
         """Read the records; false where not even the first line is there."""

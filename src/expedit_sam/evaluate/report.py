@@ -13,12 +13,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from expedit_sam.appearing import appearing_together
 from expedit_sam.evaluate.costs import EncoderCost
 from expedit_sam.evaluate.metrics import Mean, mean_over_images
 from expedit_sam.evaluate.prompts import EVERYTHING
 from expedit_sam.evaluate.records import Figures
 from expedit_sam.hourglass.written import EXACT
-from expedit_sam.results import appearing_together
 
 # By contender, prompt and metric.
 Summary = dict[str, dict[str, dict[str, Mean]]]

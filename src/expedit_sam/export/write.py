@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from expedit_sam.appearing import HIDDEN, appearing_together
 from expedit_sam.errors import InputError
 from expedit_sam.export.decoder import SamOnnxModel
 from expedit_sam.export.encoder import EncoderGraph, average_pooling
 from expedit_sam.export.metadata import DIGEST_KEY, FORMATS, PRECISIONS, Metadata, graph_path
 from expedit_sam.model.int8 import require_float
 from expedit_sam.model.sam import Sam
-from expedit_sam.results import HIDDEN, appearing_together
 from expedit_sam.weights.digest import weights_digest
 
 OPSET = 17
@@ -216,7 +216,10 @@ def _save_openvino(source: Path, target: Path, digest: str, compress: bool) -> N
 
     model = openvino.convert_model(source)
     model.set_rt_info(digest, DIGEST_KEY)
-    openvino.save_model(model, target, compress_to_fp16=compress)
+    try:
+        openvino.save_model(model, target, compress_to_fp16=compress)
+    except RuntimeError as error:  # "iostream error" is all it says of a full disk
+        raise OSError(f"no space left? OpenVINO says {' '.join(str(error).split())}") from error
 
 
 def _metadata(sam: Sam, model: str, format: str, precision: str, digest: str) -> Metadata:

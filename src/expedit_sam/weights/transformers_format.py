@@ -11,9 +11,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from expedit_sam.appearing import appearing_together
 from expedit_sam.model.int8 import require_float
 from expedit_sam.model.sam import Sam
-from expedit_sam.results import appearing_together
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
