@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from expedit_sam.demo.pictures import Picture
+from expedit_sam.hourglass import PRESETS
 from tests.demo.conftest import (
     PATIENCE,
     Visit,
@@ -95,6 +96,9 @@ def test_click(visit: Visit, address: str) -> None:
     assert sorted(files) == ["cat_cutout.png", "cat_mask.png"]
     assert Image.open(io.BytesIO(files["cat_cutout.png"])).mode == "RGBA"
     assert Image.open(io.BytesIO(files["cat_mask.png"])).size == (451, 300)
+    stem, suffix = (page.locator(f"#click-files .{part}").first for part in ("stem", "ext"))
+    end = stem.bounding_box()["x"] + stem.bounding_box()["width"]
+    assert suffix.bounding_box()["x"] == pytest.approx(end, abs=1)
 
     with changing(page, "click-picture"):
         page.get_by_role("button", name="Clear").click()
@@ -114,6 +118,17 @@ def test_by_keyboard_alone(visit: Visit, address: str) -> None:
         press(page, page.get_by_role("button", name="Click there"))
     said(page, "click-status", "Masks in")
     shown(page, "click-picture", lambda picture: plus_at(picture, 0.5, 0.5))
+
+
+def test_the_tab_key_shows_where_it_is(visit: Visit, address: str) -> None:
+    page = visit(address)
+    page.locator("#examples button").last.focus()
+    for _ in ("vit_s", *PRESETS):
+        page.keyboard.press("Tab")
+        ring = page.locator(":focus").evaluate("choice => getComputedStyle(choice).outlineStyle")
+        assert ring == "solid"
+    assert page.locator(":focus").get_attribute("value") == "fast"
+    assert page.get_by_role("listbox").count() == 0  # nothing lies open over other things
 
 
 def test_places_typed_on_a_large_picture(
@@ -277,6 +292,8 @@ def test_clicks_wait_for_nobody_s_encoder(
     choose_example(late, "coffee.jpg")
     open_tab(late, tab)
     said(late, f"{tab.lower()}-status", "Encoding")
+    waiting = late.locator(f"#{tab.lower()}-status .pending")
+    assert float(waiting.evaluate("line => getComputedStyle(line).opacity")) > 0.6
     click_picture(late, view, 0.5, 0.5)
     shown(late, view, lambda picture: plus_at(picture, 0.5, 0.5))
     click_picture(early, view, 0.5, 0.5)

@@ -42,7 +42,8 @@ def click_tab(shared: Shared) -> None:
             candidate = gr.Radio(
                 [],
                 label="Which mask is meant",
-                info="The network's three guesses and the IoU it expects of each.",
+                info="The network's three guesses, and how well it expects each to fit: "
+                "an IoU of 1 is a perfect mask.",
                 visible=False,
                 elem_id="candidate",
             )

@@ -37,10 +37,10 @@ def compare_tab(shared: Shared) -> None:
     with gr.Tab("Compare") as tab:
         with gr.Row():
             with gr.Column(min_width=300):
-                first = gr.Dropdown(list(PRESETS), value="exact", label="Speed A", elem_id="first")
+                first = gr.Radio(list(PRESETS), value="exact", label="Speed A", elem_id="first")
                 first_view = picture_view("A", "first-picture")
             with gr.Column(min_width=300):
-                second = gr.Dropdown(list(PRESETS), value="fast", label="Speed B", elem_id="second")
+                second = gr.Radio(list(PRESETS), value="fast", label="Speed B", elem_id="second")
                 second_view = picture_view("B", "second-picture")
         with gr.Row():
             with gr.Column(min_width=300):
@@ -63,7 +63,7 @@ def compare_tab(shared: Shared) -> None:
         changed, line = None, _READY
         if masks[0] is not None and masks[1] is not None:
             changed = shared.shown(difference(picture.image, masks[0], masks[1]))
-            line = f"**IoU of A and B: {iou(masks[0], masks[1]):.3f}**"
+            line = f"**IoU of A and B: {iou(masks[0], masks[1]):.3f}** (1: the same mask)"
         if picture.compared.open_corner:
             line = OPPOSITE
         return [*views, changed, "\n".join([line, "", *words])]

@@ -189,5 +189,6 @@ def _highlighted(picture: Picture, found: Found, index: int) -> tuple[np.ndarray
     return drawn, (
         f"**Mask {index + 1}** of {len(found.records)}: "
         f"area {share * height * width:,.0f} pixels ({share:.1%} of the picture), "
-        f"predicted IoU {record['predicted_iou']:.2f}, stability {record['stability_score']:.2f}"
+        f"predicted IoU {record['predicted_iou']:.2f}, stability {record['stability_score']:.2f} "
+        "(1 is best)"
     )

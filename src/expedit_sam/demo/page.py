@@ -58,7 +58,8 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
                 )
                 examples.click(lambda sample: sample[0], examples, upload, **INSTANT)
             with gr.Column(scale=2, min_width=300):
-                model = gr.Dropdown(
+                # Not a gr.Dropdown: left with the Tab key, its list stays open over what is below.
+                model = gr.Radio(
                     networks.names,
                     value=networks.first,
                     label="Model",

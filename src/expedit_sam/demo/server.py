@@ -20,8 +20,12 @@ _CSS = """
 .gradio-container { width: 100% !important; max-width: 1200px !important;
   margin: 0 auto !important; }
 .picture img { width: 100% !important; height: auto; max-height: 72vh; object-fit: contain; }
-.file-preview .filename { display: block !important; }
+.file-preview .filename { display: block !important; font-size: 0; }
+.file-preview .filename span { font-size: var(--text-md); }
 .file-preview .stem { display: inline !important; }
+.pending { opacity: 0.7 !important; }
+input:is([type="radio"], [type="checkbox"], [type="number"]):focus-visible {
+  outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
 .file-preview .stem, #status code { white-space: normal !important; overflow-wrap: anywhere; }
 @media (max-width: 480px) { button[role="tab"] { padding: 0 10px !important; } }
 """

@@ -37,7 +37,10 @@ QUICK: dict[str, Any] = {
 
 INSTANT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-CHOOSE_FIRST = "Choose a picture first: upload one, paste one, or click an example."
+CHOOSE_FIRST = (
+    "Choose a picture first: upload or drop one, paste one with the clipboard button, "
+    "or click an example."
+)
 ENCODING = "Encoding the picture ..."
 OPPOSITE = "Click the opposite corner."
 
@@ -105,7 +108,7 @@ class Shared:
     networks: Networks
     folder: Path
     session: gr.State
-    model: gr.Dropdown
+    model: gr.Radio
     speed: gr.Radio
     chosen: Any
 
