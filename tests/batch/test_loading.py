@@ -63,9 +63,11 @@ def test_what_will_not_change_is_given_up(
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_nobody_waits_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "1.png")
-    for source in (tmp_path / "1.png", tmp_path):
-        with pytest.raises(InputError, match=r"1\.png is no file: name an image|no images in"):
-            loading.load_item(list_items(str(source)).to_pylist()[0])
+    (item,) = list_items(str(tmp_path / "1.png")).to_pylist()
+    with pytest.raises(InputError, match=r"1\.png is no file: name an image"):
+        loading.load_item(item)
+    with pytest.raises(InputError, match="no images in"):
+        list_items(str(tmp_path))
 
 
 def test_no_more_of_a_tar_is_read_than_the_image(tmp_path: Path) -> None:

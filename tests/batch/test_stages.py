@@ -172,6 +172,7 @@ def test_no_prompts_no_masks(tiny_sam: Sam) -> None:
     [
         (b"no image", "is no image that can be read"),
         ({"name": "x"}, "image is a NoneType"),
+        ({"path": "/missing.png"}, "/missing.png does not exist"),
         (np.zeros((4, 4), np.uint8), r"image has shape \(4, 4\)"),
         ("/missing.png", "/missing.png does not exist"),
         ("zip://1.png::file:///d.zip", "is a chain of file systems: write a path or a plain URL"),

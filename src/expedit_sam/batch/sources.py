@@ -146,7 +146,7 @@ def _expand(source: str) -> tuple[str, list[str]]:
 
 def _images_below(folder: str, fs: AbstractFileSystem) -> list[str]:
     """The image files in a folder and its subfolders, but for hidden ones."""
-    if isinstance(fs, LocalFileSystem):  # fsspec omits locked folders, and goes round in links
+    if isinstance(fs, LocalFileSystem):  # fsspec omits locked folders, and links to folders
         return [path.as_posix() for path in search_folder(Path(folder))]
     return [file for file in fs.find(folder) if _is_image(file, folder)]
 
