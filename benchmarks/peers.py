@@ -79,7 +79,7 @@ def _options() -> argparse.Namespace:
         nargs="+",
         default=[name for name in CONTESTANTS if name != "ours_int8"],
         choices=CONTESTANTS,
-        help="the original takes part always; OpenVINO needs 15 GB for vit_h, int8 VNNI",
+        help="the original takes part always; OpenVINO needs 15 GB for vit_h, int8 AVX-512 VNNI",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(

@@ -11,11 +11,11 @@ from torch import nn
 from expedit_sam.build import build_sam
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import PRESETS, Hourglass
+from expedit_sam.model import int8
 from expedit_sam.model.architectures import ARCHITECTURES, Architecture, new_sam
 from expedit_sam.model.int8 import Int8Linear
 from expedit_sam.weights import download, embedded
 from expedit_sam.weights.registry import CHECKPOINTS, Checkpoint
-from tests.model.test_int8 import needs_vnni
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +72,8 @@ def test_precision_of_the_image_encoder(saved: Path) -> None:
     assert 0 < (rounded - exact).norm() / exact.norm() < 0.1
 
 
-@needs_vnni
-def test_int8_rounds_the_image_encoder_alone(saved: Path) -> None:
+def test_int8_rounds_the_image_encoder_alone(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "has_integer_products", lambda: True)
     sam = build_sam("vit_b", checkpoint=saved, precision="int8", hourglass="balanced")
     assert not any(type(part) is nn.Linear for part in sam.image_encoder.modules())
     assert not any(type(part) is Int8Linear for part in sam.mask_decoder.modules())

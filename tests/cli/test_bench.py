@@ -58,7 +58,7 @@ def test_int8_is_told_of_where_it_runs_and_was_not_asked_for(
     options: list[str],
     told: bool,
 ) -> None:
-    monkeypatch.setattr(int8, "has_exact_products", lambda: vnni)
+    monkeypatch.setattr(int8, "has_integer_products", lambda: vnni)
     monkeypatch.setattr("expedit_sam.hourglass.PRESETS", {"exact": None})
     result = run("bench", photo_file, *UNTRAINED, *options)
     assert result.exit_code == 0, result.output

@@ -111,7 +111,7 @@ def bench(
     for line in fastest(speeds):
         typer.echo(line)
     is_plain = (precision, backends, sam.device.type) == ("float32", False, "cpu")
-    if is_plain and int8.has_exact_products():
+    if is_plain and int8.has_integer_products():
         typer.echo("this CPU runs the encoder on 8-bit integers too: --precision int8 times that")
 
 

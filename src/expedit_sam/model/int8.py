@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ def quantize(encoder: ImageEncoderViT) -> None:
     The encoder cannot be trained any more; its weights take a quarter of the memory.
 
     Raises:
-        InputError: this CPU has no exact products of 8-bit integers.
+        InputError: this CPU does not multiply 8-bit integers.
     """
     encoder.requires_grad_(False)
     # The list does not hold the layers, so that each is freed as soon as it is replaced.
@@ -53,14 +52,14 @@ class Int8Linear(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        _require_exact_products()
+        _require_integer_products()
         weight, scale = _rounded(layer.weight.detach())
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale[:, 0])
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        _require_exact_products()  # it may come from another machine
+        _require_integer_products()  # it may come from another machine
         super().__setstate__(state)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,19 +79,18 @@ class Int8Linear(nn.Module):
         return products.unflatten(0, x.shape[:-1]).to(x.dtype)
 
 
-@cache
-def has_exact_products() -> bool:
-    """Whether products of 8-bit integers are exact here.
+def has_integer_products() -> bool:
+    """Whether PyTorch has this CPU multiply 8-bit integers: it asks for AVX-512's VNNI.
 
-    x86 CPUs without VNNI instructions add pairs of them in 16 bits, where large ones do not fit.
+    Elsewhere it multiplies one number at a time. Its older versions add products in 16 bits there,
+    where large ones do not fit.
     """
-    largest = torch.full((64, 768), _LARGEST, dtype=torch.int8)
-    return bool((torch._int_mm(largest, largest.T) == largest.shape[1] * _LARGEST**2).all())
+    return torch.cpu._is_vnni_supported()
 
 
-def _require_exact_products() -> None:
-    if not has_exact_products():
-        raise InputError("int8 needs a CPU with VNNI instructions: choose float32 here")
+def _require_integer_products() -> None:
+    if not has_integer_products():
+        raise InputError("int8 needs a CPU with AVX-512 VNNI instructions: choose float32 here")
 
 
 def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
