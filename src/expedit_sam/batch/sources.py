@@ -56,7 +56,7 @@ def list_items(source: str, images: str | None = None, limit: int | None = None)
         while some := list(itertools.islice(items, _ITEMS_PER_BATCH)):
             batches.append(pa.RecordBatch.from_pylist(some, ITEMS))
     if not batches:
-        raise InputError(f"no images in {source}: name a folder, list or data set that holds some")
+        raise InputError(f"no images in {source}: name images, a list or a data set (folder/*.tar)")
     table = pa.Table.from_batches(batches)
     _check_unique(source, table["image_id"])
     return table
