@@ -15,20 +15,18 @@ def clear_small_regions(data: MaskData, min_area: int, nms_thresh: float) -> Non
     """Remove small holes and islands of many masks (``postprocess_small_regions``), in place."""
     if not len(data["rles"]):
         return
-    masks: list[np.ndarray] = []
+    boxes: list[np.ndarray] = []
     unchanged: list[bool] = []
-    for encoded in data["rles"]:
+    own = data["boxes"]
+    for i, encoded in enumerate(data["rles"]):  # one mask of the image's size in memory
         mask, filled = remove_small_regions(rle.decode_mask(encoded), min_area, mode="holes")
         mask, cleared = remove_small_regions(mask, min_area, mode="islands")
-        masks.append(mask)
+        boxes.append(batched_mask_to_box(mask))
         unchanged.append(not (filled or cleared))
-    boxes = np.stack([batched_mask_to_box(mask) for mask in masks])
-    own = data["boxes"]
-    for i in range(len(masks)):
         if not unchanged[i]:
-            data["rles"][i] = rle.encode_masks(masks[i][None])[0]
+            data["rles"][i] = rle.encode_masks(mask[None])[0]
             own[i] = array_namespace(own).asarray(boxes[i])
-    data.filter(suppress_duplicates(boxes, np.array(unchanged, float), nms_thresh))
+    data.filter(suppress_duplicates(np.stack(boxes), np.array(unchanged, float), nms_thresh))
 
 
 def remove_small_regions(
