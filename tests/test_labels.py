@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,7 @@ def test_written_beside_the_rest(supervision: Any, records: list[dict], tmp_path
     assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, records)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs symbolic links")
 def test_labelme_finds_the_image_from_the_json(
     supervision: Any, records: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +162,21 @@ def test_labels_of_ours_are_replaced(supervision: Any, records: list[dict], tmp_
         write_results(tmp_path, "a", tmp_path / "a.jpg", SIZE, some, ["yolo", "labelme"])
         assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, some)
         assert (tmp_path / "a.json").read_text() == labelme_document("a.jpg", SIZE, some)
+
+
+def test_many_labels_of_ours_are_not_split_into_lines(
+    supervision: Any, records: list[dict], tmp_path: Path
+) -> None:
+    write_results(tmp_path, "a", "a.jpg", SIZE, records, ["yolo"])
+    ledger = tmp_path / LABELS_WRITTEN
+    with ledger.open("ab") as file:
+        file.writelines(b"\n%064x" % number for number in range(50_000))
+    tracemalloc.start()
+    write_results(tmp_path, "a", "a.jpg", SIZE, records[:1], ["yolo"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, records[:1])
+    assert peak < 2 * ledger.stat().st_size
 
 
 def test_labels_of_ours_that_somebody_has_corrected_stay(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,12 @@ def result_names(images: Iterable[Path]) -> list[str]:
     """A name for each image's results: the file's without suffix, numbered where it is taken."""
     names: list[str] = []
     taken: set[str] = set()
+    numbers: dict[str, Iterator[int]] = {}  # by the file's name, where the last search ended
     for image in images:
-        name, number = image.stem, 2
+        name = stem = image.stem
         while name.casefold() in taken:  # some file systems take A for a
-            name, number = f"{image.stem}_{number}", number + 1
+            number = next(numbers.setdefault(stem.casefold(), itertools.count(2)))
+            name = f"{stem}_{number}"
         taken.add(name.casefold())
         names.append(name)
     return names
@@ -198,8 +201,9 @@ def _write_labels(new: Path, text: str, folder: Path) -> None:
     """Write labels in the hidden folder, unless they would replace somebody's own in ``folder``."""
     new.write_text(text, encoding="utf-8")
     known, old, hashed = folder / LABELS_WRITTEN, folder / new.name, _hash(new)
-    ours = known.read_bytes().split() if old.is_file() and known.exists() else []
-    if old.is_file() and _hash(old) not in (hashed, *ours):
+    # Searched as it is: split into lines, that of many images would take longer than their labels.
+    ours = known.read_bytes() if old.is_file() and known.exists() else b""
+    if old.is_file() and (before := _hash(old)) != hashed and before not in ours:
         raise InputError(
             f"{old} is there and not as a run of ours left it: "
             "rename or delete it, or choose another folder"
