@@ -264,6 +264,7 @@ def test_folders_are_searched_in_order(tree: Path) -> None:
     assert found == ["a.PNG", "b.jpg", "out/e.png", "sub/c.jpeg"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs symbolic links")
 def test_links_are_followed_once(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "f.jpg").touch()
@@ -312,6 +313,23 @@ def test_a_named_file_is_taken_whatever_its_suffix(tree: Path) -> None:
 
 def test_nothing_is_found_twice(tree: Path) -> None:
     assert len(find_images([tree / "b.jpg", tree, tree / "sub", tree / "sub" / "c.jpeg"])) == 4
+
+
+def test_patterns_that_the_shell_left_are_expanded(tree: Path) -> None:
+    (tree / "sub[1]").mkdir()
+    for name in ("d.jpg", "d2.jpg", ".hidden.jpg"):
+        (tree / "sub[1]" / name).touch()
+    found = find_images([tree / "sub[1]" / "*.jpg", tree / "s?b", tree / "b.jpg"])
+    names = [path.relative_to(tree).as_posix() for path in found]
+    assert names == ["sub[1]/d.jpg", "sub[1]/d2.jpg", "sub/c.jpeg", "b.jpg"]
+    with pytest.raises(InputError, match=r"\*\.png does not exist"):
+        find_images([tree / "sub" / "*.png"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no name there holds an asterisk")
+def test_a_file_of_that_name_is_no_pattern(tree: Path) -> None:
+    (tree / "*.jpg").touch()
+    assert find_images([tree / "*.jpg"]) == [tree / "*.jpg"]
 
 
 def test_missing_path(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
+from glob import glob
 from pathlib import Path
 from typing import BinaryIO
 
@@ -122,14 +123,14 @@ def find_images(
         find_images(["photo.jpg", "more_photos"])
 
     Arguments:
-        paths: files and folders.
+        paths: files and folders; where there is none of a name, * and ? in it match others.
         without: a folder that is not searched, such as that of the results.
 
     Raises:
         InputError: a path does not exist, or there is no image at all.
     """
     found: dict[str, Path] = {}  # Path.resolve raises at links that lead to themselves
-    places = [Path(path) for path in paths]
+    places = [place for path in paths for place in _matching(Path(path))]
     for path in places:
         if not path.exists():
             raise InputError(f"{path} does not exist: check the image's path")
@@ -166,6 +167,12 @@ def search_folder(folder: Path, without: str | os.PathLike[str] | None = None) -
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken for an image: by its suffix, and if not hidden."""
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def _matching(path: Path) -> list[Path]:
+    """What a path stands for: Windows' shells leave * and ? to the programs they start."""
+    pattern = str(path).replace("[", "[[]")  # many names hold brackets
+    return [path] if path.exists() else sorted(map(Path, glob(pattern))) or [path]  # noqa: PTH207
 
 
 def _unidentified(file: BinaryIO) -> str:

@@ -76,7 +76,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_termination_clears_away_what_is_being_written(tmp_path: Path) -> None:
     script = """if True:
-        import os, signal
+        import signal
         from pathlib import Path
 
         from expedit_sam.cli import commands
@@ -86,13 +86,40 @@ def test_termination_clears_away_what_is_being_written(tmp_path: Path) -> None:
         def wait() -> None:
             with appearing_together(Path("out")) as place:
                 (place / "half").touch()
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
 
         commands.main()
     """
     ended = subprocess.run([sys.executable, "-c", script, "wait"], cwd=tmp_path, check=False)
     assert ended.returncode == 143
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["masks", "photo[1].jpg"], "photo[1].jpg does not exist"),  # and not: photo1.jpg
+        (["batch", "*.jpg", "--shard", "0/1"], "--shard '0/1' is not I/N"),
+        (["masks", "~/none.jpg"], f"{Path('~/none.jpg').expanduser()} does not exist"),
+    ],
+)
+def test_windows_expands_no_more_than_the_home_folder(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    for name in ("photo1.jpg", "photo2.jpg"):
+        (tmp_path / name).touch()
+    code = f"""
+import os, sys, types
+import typer.core
+from expedit_sam.cli import commands
+typer.core.os = commands.os = types.SimpleNamespace(name="nt", path=os.path, environ=os.environ)
+os.chdir({str(tmp_path)!r})
+sys.argv[1:] = {arguments}
+commands.main()
+"""
+    result = program(code=code)
+    assert result.returncode == 2
+    assert said in result.stderr
 
 
 @pytest.mark.parametrize(

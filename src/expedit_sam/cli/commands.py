@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -113,10 +114,21 @@ def end_on_termination() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
 
 
-def main() -> None:
-    """The console script."""
+def print_any_name() -> None:
+    """Escape what an output's encoding lacks, since names of files can be of any bytes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files can be of any bytes
+            stream.reconfigure(errors="backslashreplace")
+
+
+def main() -> None:
+    """The console script."""
+    print_any_name()
     end_on_termination()
-    app(prog_name="expedit-sam")
+    app(_arguments(), prog_name="expedit-sam")
+
+
+def _arguments() -> list[str]:
+    """The command line; left to itself on Windows, typer takes photo[1].jpg for a pattern."""
+    given = sys.argv[1:]
+    return [os.path.expanduser(a) for a in given] if os.name == "nt" else given  # noqa: PTH111
