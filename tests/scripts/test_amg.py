@@ -382,3 +382,16 @@ def test_as_a_command(photos: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "Done!"
     assert (tmp_path / "out" / "a" / "metadata.csv").read_text().startswith("id,area,")
+
+
+def test_a_name_that_the_output_cannot_show(tmp_path: Path) -> None:
+    photo = tmp_path / "Фото.png"
+    photo.touch()
+    command = [sys.executable, str(SCRIPT), "--checkpoint", "random", "--model-type", "vit_s"]
+    command += ["--input", str(photo), "--output", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "\\u0424\\u043e\\u0442\\u043e.png" in done.stdout
+    assert "it is empty, get it again" in done.stderr
+    assert "Traceback" not in done.stderr

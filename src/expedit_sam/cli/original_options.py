@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from expedit_sam.build import RANDOM, build_sam
-from expedit_sam.cli.commands import INTERRUPTED, end_on_termination
+from expedit_sam.cli.commands import INTERRUPTED, end_on_termination, print_any_name
 from expedit_sam.everything import SamAutomaticMaskGenerator
 from expedit_sam.hourglass.published import published_setting
 from expedit_sam.hourglass.settings import Hourglass
@@ -121,6 +121,7 @@ def read_network(options: argparse.Namespace) -> Sam:
 
 def exit_code(main: Callable[[], int]) -> int:
     """What a script's ``main`` returns; Ctrl+C and SIGTERM end it as they end ``expedit-sam``."""
+    print_any_name()
     end_on_termination()
     try:
         return main()
