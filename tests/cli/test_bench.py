@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from expedit_sam.cli.bench import _table
 from expedit_sam.errors import InputError
+from expedit_sam.evaluate.speed import Speed
 from expedit_sam.everything.recommended import RECOMMENDED
 from expedit_sam.model import int8
 
@@ -22,6 +26,18 @@ def test_a_row_for_every_setting(run: Callable) -> None:
     for name in ("exact", "quality", "balanced", "fast"):
         assert name in result.output
     assert "vit_s on cpu, 1800x1200 pixels" in result.output
+
+
+def test_the_bars_can_be_written_in_the_encoding_of_windows() -> None:
+    speeds = {
+        "exact": Speed(encoder=4.0, decoder=1.0, everything=None, memory=None),
+        "fast": Speed(encoder=2.0, decoder=1.0, everything=None, memory=None),
+    }
+    file = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    Console(file=file, width=80).print(_table(speeds))
+    file.seek(0)
+    exact, fast = (line for line in file if line.startswith(("| exact", "| fast")))
+    assert exact.count("-") == 2 * fast.count("-") == 16
 
 
 def test_the_fastest_backend_is_named(

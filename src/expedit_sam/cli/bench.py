@@ -117,7 +117,7 @@ def bench(
 
 def _table(speeds: dict[str, Speed]) -> object:
     """A row a setting: seconds of each stage, and a bar of the encoder's."""
-    from rich.bar import Bar
+    from rich.progress_bar import ProgressBar
     from rich.table import Column, Table
 
     with_memory = all(speed.memory is not None for speed in speeds.values())
@@ -137,5 +137,9 @@ def _table(speeds: dict[str, Speed]) -> object:
             cells.append(f"{speed.everything:.1f} s")
         if speed.memory is not None:
             cells.append(f"{speed.memory / 1e9:.2f} GB")
-        table.add_row(*cells, Bar(slowest, 0, speed.encoder, width=16))
+        # Of these bars rich knows plain ones too, where an output's encoding lacks others.
+        bar = ProgressBar(
+            slowest, speed.encoder, width=16, complete_style="none", finished_style="none"
+        )
+        table.add_row(*cells, bar)
     return table
