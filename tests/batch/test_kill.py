@@ -56,7 +56,7 @@ def kill_after(shards: int, source: Path, out: Path, *more: str) -> None:
     """Kill a batch as soon as so many shards are there, in the middle of the next."""
     process = subprocess.Popen(command(source, out, *more), cwd=ROOT)
     wait_for_shards(shards, out, process)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
 
 

@@ -59,7 +59,7 @@ def test_table_json_and_plot(run: Callable, labelled: Path) -> None:
     assert result.exit_code == 0
     assert result.stderr == ""
     assert "| published:location=2,clusters=49 |" in result.stdout
-    assert "written: evaluation/report.md" in result.stdout
+    assert f"written: {Path('evaluation/report.md')}" in result.stdout
     assert Path("evaluation/report.md").read_text() in result.stdout
     assert Path("evaluation/report.png").stat().st_size > 0
     report = json.loads(Path("evaluation/report.json").read_text())
@@ -120,7 +120,10 @@ def test_images_and_regions_are_drawn_as_asked(
         (("labelled", "--speed", "location=9"), "location 9 lies beyond the last block"),
         (("labelled", "--skip-covered", "0.1"), "add --prompts everything"),
         (("labelled", "--baselines", "magic"), "no baseline is called 'magic'"),
-        (("labelled", "--out", "labelled/photo.jpg"), "cannot write to labelled/photo.jpg"),
+        (
+            ("labelled", "--out", "labelled/photo.jpg"),
+            f"cannot write to {Path('labelled/photo.jpg')}",
+        ),
     ],
 )
 @pytest.mark.usefixtures("labelled")

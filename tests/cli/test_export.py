@@ -19,7 +19,8 @@ def test_export_and_masks_of_it(run: Callable, photo_file: Path, only_error: Cal
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert [line.split(" (")[0] for line in lines[:3]] == [
-        f"written: there/{name}" for name in ("decoder.onnx", "encoder.onnx", "metadata.json")
+        f"written: {Path('there', name)}"
+        for name in ("decoder.onnx", "encoder.onnx", "metadata.json")
     ]
     assert lines[3] == (
         "mean IoU with PyTorch's masks in float32: 1.0000, on a drawing (--images takes photos)"
@@ -83,7 +84,7 @@ def test_faults_are_one_line(run: Callable, photo_file: Path, only_error: Callab
     result = run("masks", photo_file, "--backend", "onnx")
     assert "'expedit-sam export --format onnx --out FOLDER' writes one" in only_error(result)
     result = run("masks", photo_file, "--exported", "nowhere")
-    assert "nowhere/metadata.json does not exist" in only_error(result)
+    assert f"{Path('nowhere/metadata.json')} does not exist" in only_error(result)
     result = run("export", "--opset", 5, "--checkpoint", "random", "--out", "there")
     assert "opset 5 cannot be written" in only_error(result)
     assert list(Path("there").iterdir()) == []

@@ -32,7 +32,7 @@ def test_a_terminated_script_clears_away_what_is_being_written(
     script: Path, tmp_path: Path
 ) -> None:
     program = """if True:
-        import argparse, os, runpy, signal, sys
+        import argparse, runpy, signal, sys
         from pathlib import Path
 
         from expedit_sam.appearing import appearing_together
@@ -40,7 +40,7 @@ def test_a_terminated_script_clears_away_what_is_being_written(
         def terminate(*_):
             with appearing_together(Path("out")) as place:
                 (place / "half").touch()
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
 
         argparse.ArgumentParser.parse_args = terminate
         runpy.run_path(sys.argv[1], run_name="__main__")
