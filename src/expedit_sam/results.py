@@ -201,7 +201,7 @@ def _write_labels(new: Path, text: str, folder: Path) -> None:
     """Write labels in the hidden folder, unless they would replace somebody's own in ``folder``."""
     new.write_text(text, encoding="utf-8")
     known, old, hashed = folder / LABELS_WRITTEN, folder / new.name, _hash(new)
-    # Searched as it is: split into lines, that of many images would take longer than their labels.
+    # Not split into lines: with those of many images that takes longer than writing labels.
     ours = known.read_bytes() if old.is_file() and known.exists() else b""
     if old.is_file() and (before := _hash(old)) != hashed and before not in ours:
         raise InputError(

@@ -22,10 +22,6 @@ from expedit_sam.model.sam import Sam
 from expedit_sam.model.untouched import are_untouched
 from expedit_sam.weights.transformers_format import save_transformers
 
-needs_vnni = pytest.mark.skipif(
-    not int8.has_integer_products(), reason="needs a CPU with AVX-512 VNNI"
-)
-
 
 @pytest.fixture(autouse=True, scope="module")
 def small_layers_run_anywhere() -> Iterator[None]:
@@ -130,7 +126,7 @@ def test_it_is_not_converted(tiny_sam: Sam, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@needs_vnni
+@pytest.mark.skipif(not int8.has_integer_products(), reason="needs a CPU with AVX-512 VNNI")
 def test_masks_of_the_embedded_model_stay() -> None:
     coffee = read_image(Path(__file__).parents[2] / "docs" / "images" / "coffee.jpg")
     masks = []

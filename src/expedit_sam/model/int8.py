@@ -82,7 +82,7 @@ class Int8Linear(nn.Module):
 def has_integer_products() -> bool:
     """Whether PyTorch has this CPU multiply 8-bit integers: it asks for AVX-512's VNNI.
 
-    Elsewhere it multiplies one number at a time. Its older versions add products in 16 bits there,
+    Elsewhere it multiplies one number at a time. Its older versions may add products in 16 bits,
     where large ones do not fit.
     """
     return torch.cpu._is_vnni_supported()
