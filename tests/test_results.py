@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,13 +234,38 @@ def test_an_unknown_format_writes_nothing(tmp_path: Path) -> None:
 def test_files_of_somebody_elses_stay(tmp_path: Path) -> None:
     for text in ('{"shapes": []}', "[" * 100_000):
         (tmp_path / "photo.json").write_text(text)
-        with pytest.raises(InputError, match=r"photo\.json is there and no result of ours"):
+        with pytest.raises(InputError, match=r"photo\.json is there and no COCO json as a run"):
             write_results(tmp_path, "photo", "photo.jpg", (4, 6), [])
         assert (tmp_path / "photo.json").read_text() == text
     (tmp_path / "other_masks").mkdir()
     (tmp_path / "other_masks" / "0007.png").touch()
     write_results(tmp_path, "other", "other.jpg", (4, 6), [])
     assert (tmp_path / "other_masks" / "0007.png").exists()
+
+
+def test_a_json_of_ours_that_somebody_has_corrected_stays(tmp_path: Path) -> None:
+    (json_file,) = write_results(tmp_path, "photo", "photo.jpg", (4, 6), boxes(2), ["coco"])
+    document = json.loads(json_file.read_text())
+    document["categories"][0]["name"] = "cup"
+    json_file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="rename or delete it, or choose another folder"):
+        write_results(tmp_path, "photo", "photo.jpg", (4, 6), boxes(1))
+    assert json.loads(json_file.read_text()) == document
+    assert names(tmp_path) == ["photo.json"]
+
+
+def test_masks_of_another_image_of_the_same_name_stay(tmp_path: Path) -> None:
+    one, other = tmp_path / "one" / "photo.jpg", tmp_path / "other" / "photo.jpg"
+    one.parent.mkdir()
+    one.touch()
+    (json_file,) = write_results(tmp_path, "photo", one, (4, 6), boxes(2), ["coco"])
+    before = json_file.read_text()
+    with pytest.raises(InputError, match=f"has the masks of {re.escape(one.as_posix())}"):
+        write_results(tmp_path, "photo", other, (4, 6), boxes(1), ["coco"])
+    assert json_file.read_text() == before
+    one.unlink()
+    write_results(tmp_path, "photo", other, (4, 6), boxes(1), ["coco"])
+    assert json_file.read_text() != before
 
 
 def test_images_are_not_replaced_by_results(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def write_results(
 ) -> list[Path]:
     """Write the masks of one image, replacing those of an earlier run.
 
-    A label file (YOLO, LabelMe) cannot say that it is of this package, and people correct labels.
-    So it is replaced only if it is still what an earlier run wrote, by the hashes that the folder's
-    hidden file ``LABELS_WRITTEN`` keeps.
+    People correct labels. So json and label files are replaced only if they are still what an
+    earlier run wrote. The COCO json holds a hash of itself; a label file (YOLO, LabelMe) cannot, so
+    the folder's hidden file ``LABELS_WRITTEN`` keeps those.
 
     ::
 
@@ -70,13 +70,13 @@ def write_results(
         what was written: files, and the folder of PNGs.
 
     Raises:
-        InputError: a format is unknown, a file of somebody's own is in the way, or something could
-            not be written; then nothing of this image is.
+        InputError: a format is unknown, a file of somebody's own or the masks of another image are
+            in the way, or something could not be written; then nothing of this image is.
     """
     formats = check_formats(formats)
     with appearing_together(Path(folder)) as place:
         if "coco" in formats:
-            _check_replaceable(Path(folder, f"{name}.json"))
+            _check_replaceable(Path(folder, f"{name}.json"), image_file)
         if "png" in formats:
             _write_masks(place / f"{name}_masks", records)
         if overlay is not None:
@@ -88,6 +88,7 @@ def write_results(
             (place / f"{name}_logits.npy").write_bytes(content.getvalue())
         if "coco" in formats:
             document = coco_document(image_file, image_size, records)
+            document["info"]["contents"] = _contents(document)
             (place / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
         if "yolo" in formats:
             text = labels.yolo_lines(image_size, records)
@@ -174,19 +175,28 @@ def check_formats(names: Iterable[str]) -> list[str]:
     return formats
 
 
-def _check_replaceable(document: Path) -> None:
-    """Refuse to write over a json that is not of this package, such as somebody's labels."""
-    if document.is_file() and not _is_ours(document):  # a folder is left to ``_check_kind``
-        raise InputError(f"{document} is there and no result of ours: choose another folder")
-
-
-def _is_ours(document: Path) -> bool:
-    """Whether a file is COCO json of this package."""
+def _check_replaceable(path: Path, image_file: str | os.PathLike[str]) -> None:
+    """Refuse to write over a json of somebody's own, or that of an image of the same name."""
+    if not path.is_file():  # a folder is left to ``_check_kind``
+        return
     try:
-        info = json.loads(document.read_text(encoding="utf-8"))["info"]
-        return bool(info["description"] == _DESCRIPTION)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return False
+        document = json.loads(path.read_text(encoding="utf-8"))
+        is_ours = document["info"].pop("contents") == _contents(document)
+        before = document["images"][0]["file_name"]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        is_ours = False
+    if not is_ours:
+        raise InputError(
+            f"{path} is there and no COCO json as a run of ours left it: "
+            "rename or delete it, or choose another folder"
+        )
+    if Path(before).exists() and os.path.realpath(before) != os.path.realpath(image_file):
+        raise InputError(f"{path} has the masks of {before}: choose another folder")
+
+
+def _contents(document: dict[str, Any]) -> str:
+    """Hash of a document, in hexadecimal."""
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
 
 
 def _path_from(folder: str | os.PathLike[str], file: str | os.PathLike[str]) -> str:

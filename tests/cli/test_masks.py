@@ -322,7 +322,7 @@ def test_what_cannot_be_written_does_not_stop_the_others(
     Path("out", "a.json").write_text("{}")  # somebody's own
     result = run("masks", folder, *ALL)
     assert result.exit_code == 2
-    assert "a.json is there and no result of ours" in result.stderr
+    assert "a.json is there and no COCO json as a run of ours left it" in result.stderr
     assert "images: 1 of 2" in result.stdout
     assert Path("out", "b.json").exists()
 
