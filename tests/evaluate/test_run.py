@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from expedit_sam import Hourglass, SamAutomaticMaskGenerator, SamPredictor
 from expedit_sam.evaluate.baselines import find_baselines
@@ -218,3 +219,18 @@ def test_a_run_goes_on_where_it_was(
     assert again["exact"] == results["exact"]
     assert again["small"][0] == results["small"][0]
     assert again["small"][1]["click"]["iou"] == results["small"][1]["click"]["iou"]
+
+
+@pytest.mark.parametrize("changed", ["PyTorch", "code"])
+def test_other_code_measures_anew(
+    labelled: Path, tmp_path: Path, tiny_sam: Sam, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    networks, examples = networks_at(tiny_sam, {"exact": None}, {}), find_examples(labelled)[:1]
+    evaluate(networks, [], examples, ["box"], tmp_path)
+    assert len(list(tmp_path.glob("exact-*"))) == 1
+    if changed == "PyTorch":
+        monkeypatch.setattr(torch, "__version__", "9.9.9")
+    else:
+        monkeypatch.setattr("expedit_sam.evaluate.run._CODE", ("model",))
+    evaluate(networks, [], examples, ["box"], tmp_path)
+    assert len(list(tmp_path.glob("exact-*"))) == 2

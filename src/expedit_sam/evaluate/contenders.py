@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import expedit_sam
 from expedit_sam.evaluate.prompts import EVERYTHING, KINDS
 from expedit_sam.everything import SamAutomaticMaskGenerator
 from expedit_sam.everything.rle import Rle
@@ -21,9 +18,6 @@ from expedit_sam.model.expedite import expedite
 from expedit_sam.model.sam import Sam
 from expedit_sam.predictor import SamPredictor
 from expedit_sam.weights.digest import weights_digest
-
-# Folders of code that masks depend on: records are kept as long as these do not change.
-_CODE = ("model", "hourglass")
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Contender(Protocol):
     kinds: tuple[str, ...]
 
     def identity(self, kinds: Sequence[str]) -> dict[str, Any]:
-        """All that its results for these kinds of prompts depend on, as json can hold it."""
+        """What its results for these prompts depend on beside code, as json can hold it."""
 
     def set_image(self, image: np.ndarray) -> None:
         """Prepare for prompts on an HxWx3 image."""
@@ -115,12 +109,10 @@ class Network:
         self._generator = SamAutomaticMaskGenerator(sam, output_mode="coco_rle", **everything)
 
     def identity(self, kinds: Sequence[str]) -> dict[str, Any]:
-        asks_everything = EVERYTHING in kinds
         return {
             "weights": self._digest,
             "setting": None if self.setting is None else asdict(self.setting),
-            "everything": self._everything if asks_everything else None,
-            "code": _code_digest([*_CODE, "everything"] if asks_everything else _CODE),
+            "everything": self._everything if EVERYTHING in kinds else None,
             "device": str(self.sam.device),
             "threads": torch.get_num_threads(),
         }
@@ -166,12 +158,3 @@ def networks_at(
     """One network at several settings, by their names."""
     digest = weights_digest(sam)
     return [Network(name, sam, setting, digest, everything) for name, setting in settings.items()]
-
-
-def _code_digest(folders: Sequence[str]) -> str:
-    """A hash of the package's code in these folders: after a change all is measured anew."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted((Path(expedit_sam.__file__).parent / folder).glob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
+import expedit_sam
 from expedit_sam.evaluate.contenders import Contender, Network
 from expedit_sam.evaluate.datasets import Example
 from expedit_sam.evaluate.records import Figures, Records
 from expedit_sam.evaluate.trial import Trial
 
 Progress = Callable[[int, int], None]
+
+# Folders of the package that figures depend on.
+_CODE = (".", "model", "hourglass", "everything", "evaluate")
 
 
 def evaluate(
@@ -43,7 +50,7 @@ def evaluate(
         InputError: an image or its regions cannot be read.
     """
     contenders = [*networks, *baselines]
-    common = {"seed": seed, "regions": regions}
+    common = {"seed": seed, "regions": regions, "code": _code_digest(), "torch": torch.__version__}
     records = {}
     for contender in contenders:
         own_kinds = [kind for kind in kinds if kind in contender.kinds]
@@ -79,3 +86,11 @@ def evaluate(
         contender.name: [records[contender.name].images[example.key] for example in examples]
         for contender in contenders
     }
+
+
+def _code_digest() -> str:
+    """A hash of the package's code: after a change all is measured anew."""
+    package, digest = Path(expedit_sam.__file__).parent, hashlib.sha256()
+    for file in sorted(file for folder in _CODE for file in (package / folder).glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
