@@ -71,6 +71,10 @@ def test_a_picture_is_encoded_once_a_speed(tmp_path: Path, tiny_networks: Networ
     assert picture.encoding(tiny_networks, "vit_s", "exact") is exact
     fast = picture.encoding(tiny_networks, "vit_s", "fast")
     assert not np.allclose(exact.predictor.features, fast.predictor.features)
+    for speed in ("balanced", "quality"):
+        picture.encoding(tiny_networks, "vit_s", speed)
+    assert not picture.is_encoded("vit_s", "exact")  # the last three are kept
+    assert picture.encoding(tiny_networks, "vit_s", "fast") is fast
 
 
 def test_examples_come_along() -> None:

@@ -17,6 +17,7 @@ from expedit_sam.transforms import ResizeLongestSide
 
 PAGE_SIDE = 1280  # more than the networks see (at most 1024) and than most pages show
 MEGAPIXELS = 100  # 300 MB while it is read
+_ENCODINGS = 3  # kept of a picture: 14 MB each with vit_s, 46 MB with vit_b
 
 _EXAMPLES = Path(__file__).parent / "examples"
 
@@ -48,10 +49,14 @@ class Picture:
     _cluster_maps: dict[tuple[str, str], ClusterMap] = field(default_factory=dict)
 
     def encoding(self, networks: Networks, model: str, speed: str) -> Encoding:
-        """The embedding of the page's copy by a network at a speed; computed once."""
-        if not self.is_encoded(model, speed):
-            self._encodings[model, speed] = networks.encode(model, speed, self.image)
-        return self._encodings[model, speed]
+        """The embedding of the page's copy by a network at a speed; the last few are kept."""
+        encoding = self._encodings.get((model, speed))
+        if encoding is None:
+            encoding = networks.encode(model, speed, self.image)
+            while len(self._encodings) >= _ENCODINGS:
+                self._encodings.pop(next(iter(self._encodings)))
+            self._encodings[model, speed] = encoding
+        return encoding
 
     def is_encoded(self, model: str, speed: str) -> bool:
         """Whether ``encoding`` is there already, so that a click takes only a moment."""

@@ -14,7 +14,7 @@ from expedit_sam.demo.networks import Networks
 from expedit_sam.errors import InputError
 
 UPLOAD_LIMIT = "40mb"
-SESSIONS = 32  # people remembered at a time, about 15 MB each
+SESSIONS = 32  # people remembered at a time, about 50 MB each with vit_s, 150 with vit_b
 
 _CSS = """
 .gradio-container { width: 100% !important; max-width: 1200px !important;
