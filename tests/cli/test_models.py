@@ -49,7 +49,10 @@ def test_list_shows_what_is_downloaded(run: Callable, cache: Path) -> None:
 
 def test_verify_finds_an_altered_file(run: Callable, cache: Path, only_error: Callable) -> None:
     (cache / CHECKPOINTS["vit_b"].file).write_bytes(b"TEN bytes!")
-    assert "sha256 differs" in only_error(run("models", "list", "--verify"))
+    result = run("models", "list", "--verify")
+    assert "sha256 differs" in only_error(result)
+    assert "damaged" in row(result.stdout, "vit_b")
+    assert "not downloaded" in row(result.stdout, "vit_h")
 
 
 def test_download(run: Callable, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,7 @@ def export(
     from expedit_sam.export.write import export_sam
     from expedit_sam.predictor import SamPredictor
 
+    pictures = [read_image(file) for file in files] or [drawn_picture()]
     sam = load_network(model, checkpoint, speed, "cpu")
     written = export_sam(
         sam,
@@ -82,7 +83,6 @@ def export(
         typer.echo(f"written: {path} ({path.stat().st_size / 1e6:,.1f} MB)")
     if return_single_mask:
         return  # which of the masks it takes is its choice
-    pictures = [read_image(file) for file in files] or [drawn_picture()]
     kept = agreement(SamPredictor(sam), ExportedPredictor(out), pictures)
     number = "1 image" if len(files) == 1 else f"{len(files)} images"
     on = number if files else "a drawing (--images takes photos)"

@@ -36,10 +36,12 @@ def list_models(
     from rich.console import Console
     from rich.table import Table
 
+    from expedit_sam.errors import CheckpointError
     from expedit_sam.weights import cache
     from expedit_sam.weights.embedded import EMBEDDED_MODEL
     from expedit_sam.weights.registry import CHECKPOINTS
 
+    faults: list[CheckpointError] = []
     table = Table("model", "weights", "size", "where", "licence", box=None)
     table.add_row(EMBEDDED_MODEL, "", "", "in the package", "Apache-2.0")
     for name, checkpoint in CHECKPOINTS.items():
@@ -47,8 +49,12 @@ def list_models(
         if cache.is_cached(checkpoint):
             where = "downloaded"
             if verify:
-                cache.verify(checkpoint)
-                where = "downloaded, sha256 correct"
+                try:
+                    cache.verify(checkpoint)
+                    where = "downloaded, sha256 correct"
+                except CheckpointError as error:
+                    faults.append(error)
+                    where = "damaged"
         size = f"{checkpoint.size / 1e6:,.0f} MB"
         table.add_row(name, checkpoint.file, size, where, checkpoint.licence)
     console = Console(highlight=False, soft_wrap=True)
@@ -56,6 +62,10 @@ def list_models(
     console.print(
         f"\nDownloads go to {cache.cache_folder()}, or to where {cache.CACHE_VARIABLE} says."
     )
+    for fault in faults:
+        typer.echo(f"error: {fault}", err=True)
+    if faults:
+        raise typer.Exit(2)
 
 
 @models.command()
