@@ -128,6 +128,11 @@ def test_prompts_are_drawn_where_they_are(grey: np.ndarray) -> None:
     assert (picture[26, 60] != 255).any()
 
 
+def test_points_without_labels_are_included(grey: np.ndarray) -> None:
+    expected = draw_prompts(grey, [[20, 30], [60, 30]], [1, 1])
+    np.testing.assert_array_equal(draw_prompts(grey, [[20, 30], [60, 30]]), expected)
+
+
 def test_no_prompts_draw_nothing(grey: np.ndarray) -> None:
     picture = draw_prompts(grey)
     np.testing.assert_array_equal(picture, grey)

@@ -31,7 +31,7 @@ def overlay(
     ::
 
         image = read_image("photo.jpg")
-        masks = SamAutomaticMaskGenerator(build_sam()).generate(image)
+        masks = SamAutomaticMaskGenerator(build_sam(), **RECOMMENDED["vit_s"]).generate(image)
         Image.fromarray(overlay(image, masks)).save("overlay.png")
 
     Arguments:
@@ -89,7 +89,7 @@ def draw_prompts(
     Arguments:
         image: HxWx3 uint8, RGB.
         points: Nx2 points (x, y) in pixels.
-        labels: N labels, 1 include and 0 exclude.
+        labels: N labels, 1 include and 0 exclude; None includes all.
         box: (x0, y0, x1, y1) in pixels.
 
     Returns:
@@ -100,8 +100,9 @@ def draw_prompts(
         x0, y0, x1, y1 = np.rint(box).astype(int).tolist()
         for color, width in ((_WHITE, 3 * stroke), (_BOX, stroke)):
             cv2.rectangle(picture, (x0, y0), (x1, y1), color, width, cv2.LINE_AA)
-    if points is not None and labels is not None:
-        places, includes = np.rint(points).astype(int).tolist(), np.asarray(labels).tolist()
+    if points is not None:
+        places = np.rint(points).astype(int).tolist()
+        includes = [1] * len(places) if labels is None else np.asarray(labels).tolist()
         for (x, y), include in zip(places, includes, strict=True):
             _draw_point(picture, x, y, bool(include), stroke)
     return picture

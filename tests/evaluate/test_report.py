@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,15 @@ def test_files(tmp_path: Path) -> None:
     assert document["results"]["exact"]["click"]["iou"]["value"] == pytest.approx(0.75)
     picture = np.asarray(Image.open(tmp_path / "out" / "report.png").convert("RGB"))
     assert (picture < 250).any()
+
+
+def test_a_prompt_that_one_method_takes_has_a_panel_of_its_own(tmp_path: Path) -> None:
+    results = {"exact": [{"click": {"iou": [0.2, 0.3], "seconds": [0.5]}}]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of axes without an extent
+        write_report(tmp_path, summarize(results, seed=0), {"exact": COSTS["exact"]}, {})
+    picture = np.asarray(Image.open(tmp_path / "report.png").convert("RGB"))
+    assert (picture[60:-100, 100:-60] < 200).any()  # the point
 
 
 def test_pareto_front() -> None:

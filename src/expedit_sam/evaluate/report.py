@@ -190,6 +190,8 @@ def _picture(summary: Summary) -> bytes:
             )
         front = [places[name] for name in pareto_front(places)]
         axes.plot(*zip(*front, strict=True), color="grey", linestyle="--", zorder=0)
+        times = [seconds for seconds, _ in places.values()]
+        axes.set_xlim(min(times) / 1.5, max(times) * 1.5)  # one point alone gives none
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
