@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,10 @@ def test_exports_are_called_by_their_preset(tiny_sam: Sam, tmp_path: Path) -> No
     export_sam(tiny_sam, tmp_path / "half", model="vit_s", precision="float16")
     name = contestant(tmp_path / "half", " in half")
     assert name == "own setting by onnx float16 in half"
+    about = json.loads((tmp_path / "half" / "metadata.json").read_text())
+    about["hourglass"]["of a later version"] = 1
+    (tmp_path / "half" / "metadata.json").write_text(json.dumps(about))
+    assert contestant(tmp_path / "half") == "own setting by onnx float16"
 
 
 def test_without_any_other_backend(monkeypatch: pytest.MonkeyPatch) -> None:

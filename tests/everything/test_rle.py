@@ -21,6 +21,7 @@ def test_masks_survive_every_encoding(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(rle.decode_mask(encoded), mask)
     text = json.loads(json.dumps(rle.to_coco(encoded)))
     np.testing.assert_array_equal(coco.decode(text), mask)
+    assert rle.to_coco(text) == text
     runs = json.loads(json.dumps(rle.to_uncompressed(encoded)))
     assert sum(runs["counts"]) == mask.size
     assert sum(runs["counts"][1::2]) == mask.sum()

@@ -74,6 +74,7 @@ def test_presets_are_ordered_by_how_much_they_cluster(depth: int) -> None:
 def test_whole_numbers_count_and_fractions_scale() -> None:
     assert Hourglass(location=6).block(12) == 6
     assert Hourglass(location=0.25).block(32) == 8
+    assert Hourglass(location=0.99).block(12) == 11  # at least the last block runs on clusters
     assert Hourglass(clusters=81).cluster_side(14) == 9
     assert Hourglass(clusters=0.25).cluster_side(14) == 7
 

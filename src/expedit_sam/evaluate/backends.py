@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from expedit_sam.errors import InputError
 from expedit_sam.evaluate.speed import Speed
 from expedit_sam.export.metadata import FORMATS, read_metadata
 from expedit_sam.export.write import export_sam
-from expedit_sam.hourglass.settings import PRESETS, Hourglass
+from expedit_sam.hourglass.settings import PRESETS
 from expedit_sam.model.expedite import expedite
 from expedit_sam.model.sam import Sam
 
@@ -54,8 +55,8 @@ def export_speeds(
 def contestant(folder: Path, where: str = "") -> str:
     """What an export is called beside the presets: "balanced by onnx", and where it lies."""
     metadata = read_metadata(folder)
-    setting = None if metadata.hourglass is None else Hourglass(**metadata.hourglass)
-    name = next((name for name, preset in PRESETS.items() if preset == setting), "own setting")
+    presets = {name: preset and asdict(preset) for name, preset in PRESETS.items()}
+    name = next((name for name, it in presets.items() if it == metadata.hourglass), "own setting")
     precision = "" if metadata.precision == "float32" else f" {metadata.precision}"
     return f"{name}{_BY}{metadata.format}{precision}{where}"
 

@@ -37,7 +37,9 @@ def area(rle: Rle) -> int:
 
 def to_coco(rle: Rle) -> Rle:
     """COCO RLE with ``counts`` as text, which json can hold."""
-    return {"size": list(rle["size"]), "counts": _compressed(rle)["counts"].decode("ascii")}
+    counts = _compressed(rle)["counts"]
+    counts = counts if isinstance(counts, str) else counts.decode("ascii")
+    return {"size": list(rle["size"]), "counts": counts}
 
 
 def _compressed(rle: Rle) -> Rle:

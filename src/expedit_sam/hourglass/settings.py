@@ -101,7 +101,7 @@ class Hourglass:
             InputError: the location lies beyond the network's last block.
         """
         if isinstance(self.location, float):
-            return round(self.location * depth)
+            return min(round(self.location * depth), depth - 1)
         if self.location >= depth:
             raise InputError(
                 f"Hourglass location {self.location} lies beyond the last block of a network "
