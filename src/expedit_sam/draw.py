@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from pycocotools import mask as coco
 
 from expedit_sam.errors import InputError
+from expedit_sam.everything import rle
 
 # Steps of hue and lightness that fill the plane evenly however many there are: powers of the
 # plastic number (Roberts, "The unreasonable effectiveness of quasirandom sequences", R2).
@@ -51,7 +52,7 @@ def overlay(
     owner = np.zeros(image.shape[:2], np.int32)  # of each pixel: the mask's number, 0 for none
     outlines = []
     encoded = [run_lengths(mask) for mask in masks]
-    for index in np.argsort([-coco.area(rle).item() for rle in encoded], kind="stable").tolist():
+    for index in np.argsort([-rle.area(mask) for mask in encoded], kind="stable").tolist():
         size = tuple(encoded[index]["size"])
         if size != owner.shape:
             raise InputError(
@@ -123,7 +124,7 @@ def binary_mask(mask: np.ndarray | dict[str, Any]) -> np.ndarray:
         mask = mask["segmentation"]
     if not isinstance(mask, dict):
         return np.asarray(mask, dtype=bool)
-    return coco.decode(run_lengths(mask)).astype(bool)
+    return rle.decode_mask(mask)
 
 
 def run_lengths(mask: np.ndarray | dict[str, Any]) -> dict[str, Any]:
@@ -131,8 +132,8 @@ def run_lengths(mask: np.ndarray | dict[str, Any]) -> dict[str, Any]:
     if isinstance(mask, dict) and "segmentation" in mask:
         mask = mask["segmentation"]
     if not isinstance(mask, dict):
-        return coco.encode(np.asfortranarray(mask, dtype=bool).view(np.uint8))
-    return coco.frPyObjects(mask, *mask["size"]) if isinstance(mask["counts"], list) else mask
+        return rle.encode_masks(np.asarray(mask, dtype=bool)[None])[0]
+    return rle.compressed(mask)
 
 
 def _stroke(image: np.ndarray) -> int:

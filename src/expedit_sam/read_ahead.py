@@ -26,4 +26,5 @@ def read_ahead(values: Iterable[Value], ahead: int) -> Iterator[Value]:
                 waiting.append(thread.submit(next, iterator, _END))
                 yield value
         finally:
-            thread.shutdown(wait=False, cancel_futures=True)  # nobody wants the rest
+            for future in waiting:
+                future.cancel()  # nobody wants the rest; what is being fetched is waited for

@@ -23,6 +23,7 @@ from expedit_sam import labels
 from expedit_sam.appearing import appearing_together, mask_name
 from expedit_sam.draw import binary_mask, run_lengths
 from expedit_sam.errors import InputError
+from expedit_sam.everything import rle
 
 FORMATS = ("coco", "png", "yolo", "labelme")
 USUAL_FORMATS = ("coco", "png")
@@ -168,7 +169,7 @@ def check_formats(names: Iterable[str]) -> list[str]:
     """
     formats = [name.strip() for name in names]
     if unknown := [name for name in formats if name not in FORMATS]:
-        raise InputError(f"no format is called {unknown[0]!r}: choose of {', '.join(FORMATS)}")
+        raise InputError(f"no format is called {unknown[0]!r}: choose one of {', '.join(FORMATS)}")
     for name in formats:
         if name in ("yolo", "labelme"):
             labels.require_supervision(name)
@@ -230,17 +231,13 @@ def _hash(labels: Path) -> bytes:
 
 def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:
     encoded = run_lengths(record)
-    counts = encoded["counts"]
     return {
         **{name: _plain(value) for name, value in record.items()},
         "id": number,
         "image_id": 1,
         "category_id": _CATEGORY["id"],
-        "segmentation": {
-            "size": encoded["size"],
-            "counts": counts if isinstance(counts, str) else counts.decode(),
-        },
-        "area": int(coco.area(encoded)),
+        "segmentation": rle.to_coco(encoded),
+        "area": rle.area(encoded),
         "bbox": coco.toBbox(encoded).tolist(),
         "iscrowd": 0,
     }

@@ -53,12 +53,11 @@ def by_the_formula(
 @settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 14))
 def test_windows_merge_back(height: int, width: int, window: int) -> None:
-    x = torch.arange(2 * height * width * 3, dtype=torch.float).view(2, height, width, 3)
-    windows = partition_windows(x, window, fill=torch.tensor([7.0, 8.0, 9.0]))
+    x = torch.arange(2 * height * width * 3).view(2, height, width, 3)
+    windows = partition_windows(x, window)
     assert windows.shape[1:] == (window, window, 3)
     assert torch.equal(merge_windows(windows, window, (height, width)), x)
-    padded = len(windows) * window * window - 2 * height * width
-    assert (windows[..., 0].sum() - x[..., 0].sum()).item() == 7.0 * padded
+    assert windows.sum() == x.sum()  # padded with zeros
 
 
 @pytest.mark.parametrize("size", [None, (6, 6), (5, 9)])

@@ -41,8 +41,9 @@ def agreement(
     return float(np.mean(overlaps))
 
 
-def drawn_picture(height: int = 480, width: int = 640) -> np.ndarray:
-    """A picture of round and square things on a shaded ground, the same at every call."""
+def drawn_picture() -> np.ndarray:
+    """480x640x3 uint8: round and square things on a shaded ground, the same at every call."""
+    height, width = 480, 640
     random = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
     ground = 90 + 60 * np.sin(x / 90)[..., None] * np.cos(y / 70)[..., None] * np.ones(3)

@@ -27,22 +27,23 @@ def encode_transposed(mask: np.ndarray) -> Rle:
 
 def decode_mask(rle: Rle) -> np.ndarray:
     """COCO RLE (``counts`` as bytes or text) to an HxW boolean mask."""
-    return coco.decode(_compressed(rle)).astype(bool)
+    return coco.decode(compressed(rle)).astype(bool)
 
 
 def area(rle: Rle) -> int:
     """Pixels of a mask in COCO RLE."""
-    return int(coco.area(_compressed(rle)))
+    return int(coco.area(compressed(rle)))
 
 
 def to_coco(rle: Rle) -> Rle:
     """COCO RLE with ``counts`` as text, which json can hold."""
-    counts = _compressed(rle)["counts"]
+    counts = compressed(rle)["counts"]
     counts = counts if isinstance(counts, str) else counts.decode("ascii")
     return {"size": list(rle["size"]), "counts": counts}
 
 
-def _compressed(rle: Rle) -> Rle:
+def compressed(rle: Rle) -> Rle:
+    """COCO RLE of uncompressed RLE; COCO RLE itself stays as it is."""
     is_compressed = isinstance(rle["counts"], bytes | str)
     return rle if is_compressed else coco.frPyObjects(rle, *rle["size"])
 

@@ -54,45 +54,37 @@ class Hourglass:
             value = getattr(self, field.name)
             if isinstance(value, np.generic):  # a NumPy number, made one of Python's
                 object.__setattr__(self, field.name, value.item())
-        _require(
-            _is_count(self.location, 0) or _is_fraction(self.location),
-            "location",
-            self.location,
-            "a block number (0 or more) or a fraction of the depth",
-        )
-        _require(
-            _is_fraction(self.clusters)
-            or (
-                _is_count(self.clusters, 1) and math.isqrt(int(self.clusters)) ** 2 == self.clusters
+        neighbors = self.reconstruction_neighbors
+        rules: dict[str, tuple[bool, str]] = {
+            "location": (
+                _is_count(self.location, 0) or _is_fraction(self.location),
+                "a block number (0 or more) or a fraction of the depth",
             ),
-            "clusters",
-            self.clusters,
-            "a square such as 81, or a fraction of the window",
-        )
-        _require(
-            _is_count(self.iterations, 1), "iterations", self.iterations, "a whole number from 1 on"
-        )
-        _require(
-            _is_number(self.temperature, (int, float)) and 0 < self.temperature < math.inf,
-            "temperature",
-            self.temperature,
-            "a number above 0",
-        )
-        _require(
-            _is_count(self.neighborhood, 1) and self.neighborhood % 2 == 1,
-            "neighborhood",
-            self.neighborhood,
-            "an odd number such as 5",
-        )
-        _require(
-            self.reconstruction_neighbors is None or _is_count(self.reconstruction_neighbors, 1),
-            "reconstruction_neighbors",
-            self.reconstruction_neighbors,
-            "a whole number from 1 on, or None",
-        )
+            "clusters": (
+                _is_fraction(self.clusters) or _is_square(self.clusters),
+                "a square such as 81, or a fraction of the window",
+            ),
+            "iterations": (_is_count(self.iterations, 1), "a whole number from 1 on"),
+            "temperature": (
+                _is_number(self.temperature, (int, float)) and 0 < self.temperature < math.inf,
+                "a number above 0",
+            ),
+            "neighborhood": (
+                _is_count(self.neighborhood, 1) and self.neighborhood % 2 == 1,
+                "an odd number such as 5",
+            ),
+            "reconstruction_neighbors": (
+                neighbors is None or _is_count(neighbors, 1),
+                "a whole number from 1 on, or None",
+            ),
+        }
         for name in ("scale_free", "size_aware", "keep_detail", "mean_values"):
-            value = getattr(self, name)
-            _require(isinstance(value, bool), name, value, "True or False")
+            rules[name] = isinstance(getattr(self, name), bool), "True or False"
+        for name, (holds, expected) in rules.items():
+            if not holds:
+                raise InputError(
+                    f"Hourglass {name} is {getattr(self, name)!r}; it must be {expected}"
+                )
 
     def block(self, depth: int) -> int:
         """Number of blocks that run on all tokens in a network of ``depth`` blocks.
@@ -134,13 +126,12 @@ def _is_count(value: Any, least: int) -> bool:
     return _is_number(value, int) and value >= least
 
 
+def _is_square(value: Any) -> bool:
+    return _is_count(value, 1) and math.isqrt(value) ** 2 == value
+
+
 def _is_fraction(value: object) -> bool:
     return isinstance(value, float) and 0 < value < 1
-
-
-def _require(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise InputError(f"Hourglass {name} is {value!r}; it must be {expected}")
 
 
 PRESETS: dict[str, Hourglass | None] = {

@@ -240,14 +240,10 @@ def resized_table(table: Tensor, size: int) -> Tensor:
     return resized[0].T.to(table.dtype)
 
 
-def partition_windows(x: Tensor, window_size: int, fill: Tensor | None = None) -> Tensor:
-    """Cut BxHxWxC into (B*windows) x window_size x window_size x C, padding below and right.
-
-    Arguments:
-        fill: C values that padded positions hold (zeros where None).
-    """
+def partition_windows(x: Tensor, window_size: int) -> Tensor:
+    """Cut BxHxWxC into (B*windows) x window_size x window_size x C, zeros below and right."""
     window = (window_size, window_size)
-    return _windows(_pad_to_windows(x, window, fill), window)
+    return _windows(_pad_to_windows(x, window), window)
 
 
 def _pad_to_windows(x: Tensor, window: tuple[int, int], fill: Tensor | None = None) -> Tensor:

@@ -61,7 +61,6 @@ class ImageEncoderViT(nn.Module):
         rel_pos_zero_init: bool = True,
         window_size: int = 0,
         global_attn_indexes: tuple[int, ...] = (),
-        hourglass: Hourglass | None = None,
     ) -> None:
         super().__init__()
         if img_size % patch_size:
@@ -98,7 +97,7 @@ class ImageEncoderViT(nn.Module):
             nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
             LayerNorm2d(out_chans),
         )
-        self.hourglass = hourglass
+        self.hourglass = None
 
     @property
     def hourglass(self) -> Hourglass | None:
