@@ -86,7 +86,7 @@ def test_int8_is_for_a_cpu(saved: Path) -> None:
 
 def test_unknown_precision(saved: Path) -> None:
     complaint = complaint_of("vit_b", checkpoint=saved, precision="int3")
-    assert complaint.endswith("choose of float32, bfloat16, int8")
+    assert complaint.endswith("choose one of float32, bfloat16, int8")
 
 
 def test_official_checkpoint_from_the_cache(saved, tmp_path, monkeypatch) -> None:

@@ -222,7 +222,7 @@ def _recoloured(pixels: Tensor) -> Tensor:
 
 
 def _pasted(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Some regions of the next view put over half of the views (Ghiasi et al., 2012.07177)."""
+    """Some regions of the next view put over some of the views (Ghiasi et al., 2012.07177)."""
     count, device = len(pixels), pixels.device
     donors = labels.roll(1, dims=0)
     person = torch.randint(MOST_ANNOTATORS - 1, (count, 1, 1, 1), device=device)

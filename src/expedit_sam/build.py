@@ -41,8 +41,8 @@ def build_sam(
     Arguments:
         model: ``vit_s``, which comes with the package, or ``vit_b``, ``vit_l``, ``vit_h``, whose
             official weights are downloaded on first use.
-        checkpoint: a .pth or .safetensors file to use instead, or ``"random"`` for untrained
-            weights, the same at every call.
+        checkpoint: a .pth or .safetensors file or a folder that transformers saved, to use instead,
+            or ``"random"`` for untrained weights, the same at every call.
         hourglass: a speed setting or a preset's name; None runs the exact network. Later it can
             be changed as ``sam.image_encoder.hourglass``.
         device: where the network is put; None is the CPU.
@@ -60,7 +60,9 @@ def build_sam(
     if model not in ARCHITECTURES:
         raise InputError(f"no model is called {model!r}: choose one of {', '.join(ARCHITECTURES)}")
     if precision not in PRECISIONS:
-        raise InputError(f"no precision is called {precision!r}: choose of {', '.join(PRECISIONS)}")
+        raise InputError(
+            f"no precision is called {precision!r}: choose one of {', '.join(PRECISIONS)}"
+        )
     architecture = ARCHITECTURES[model]
     # What does not fit fails before a long download.
     setting = fitting(hourglass, architecture.depth, architecture.window_size or DEFAULT_WINDOW)

@@ -53,5 +53,6 @@ def test_slic(photo: np.ndarray, rectangle: np.ndarray) -> None:
 
 
 def test_unknown() -> None:
-    with pytest.raises(InputError, match="no baseline is called 'magic': choose of grabcut, slic"):
+    expected = "no baseline is called 'magic': choose one of grabcut, slic"
+    with pytest.raises(InputError, match=expected):
         find_baselines(["magic"])

@@ -48,6 +48,8 @@ def test_corrections() -> None:
     assert correcting_click(np.zeros_like(truth), truth) == ((25, 25), 1)
     assert correcting_click(truth, truth) == ((25, 25), 1)
     assert correcting_click(truth | rectangle(50, 10, 70, 30), truth) == ((60, 20), 0)
+    (_, y), label = correcting_click(rectangle(10, 10, 40, 30), truth)
+    assert (y in (35, 36), label) == (True, 1)
     missing_more = truth & ~rectangle(10, 10, 40, 22) | rectangle(50, 10, 54, 14)
     (_, y), label = correcting_click(missing_more, truth)
     assert (y, label) == (16, 1)
@@ -67,9 +69,14 @@ def test_jittered_boxes_stay_close_and_inside(
     assert tuple(jittered_boxes(box, np.zeros((1, 4)), (60, 80))[0]) == corners
 
 
+def test_boxes_are_jittered_by_a_tenth_of_their_sides() -> None:
+    moved = jittered_boxes(np.array([[10.0, 10, 50, 30]]), np.array([[1.0, 1, -1, 2]]), (60, 80))
+    assert moved.tolist() == [[14, 12, 46, 34]]
+
+
 def test_kinds() -> None:
     assert check_kinds(["box", "click"]) == ["click", "box"]
-    with pytest.raises(InputError, match="no prompt is called 'lasso': choose of click, "):
+    with pytest.raises(InputError, match="no prompt is called 'lasso': choose one of click, "):
         check_kinds(["lasso"])
     with pytest.raises(InputError, match="no prompts are asked for"):
         check_kinds([])

@@ -127,7 +127,7 @@ def test_large_weights_go_to_a_file_beside_the_graph(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"format": "tflite"}, "no format is called 'tflite': choose of onnx, openvino"),
+        ({"format": "tflite"}, "no format is called 'tflite': choose one of onnx, openvino"),
         ({"precision": "int4"}, "no precision is called 'int4'"),
         ({"opset": 9}, "opset 9 cannot be written: choose 17"),
         ({"format": "openvino", "precision": "int8"}, "int8 can be written as onnx only"),

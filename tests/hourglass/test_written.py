@@ -47,7 +47,7 @@ def test_the_published_method() -> None:
     ("text", "reason"),
     [
         ("quick", "no speed setting is called 'quick'"),
-        ("speed=3", "has no 'speed': choose of clusters, "),
+        ("speed=3", "has no 'speed': choose one of clusters, "),
         ("location=6,clusters=many", "has the value 'many'"),
         ("location=6,clusters=81,location=3", "has location twice: give each setting by itself"),
         ("location=6,clusters=80", "clusters is 80; it must be a square"),

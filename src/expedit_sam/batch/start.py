@@ -29,7 +29,7 @@ OnProgress = Callable[[int, int, int, float], None]  # done, total, failed, seco
 
 @dataclass(frozen=True)
 class Request:
-    """What a job is asked for. Request and weights together determine every byte of the results.
+    """What a job is asked for: with the weights, all that results depend on but the machine.
 
     Attributes:
         source, images, limit: see ``list_items``.

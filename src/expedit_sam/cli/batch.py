@@ -113,7 +113,7 @@ def batch(
         threads=threads,
     )
     share = _share(shard)
-    if workers is None and (address or find_spec("ray")) is None:
+    if workers is None and not address and find_spec("ray") is None:
         workers = 0
     place = device_of(precision, device)
     # Ray's workers move their copies to the device themselves.

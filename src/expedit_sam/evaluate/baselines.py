@@ -27,7 +27,9 @@ def find_baselines(names: Iterable[str]) -> list[Contender]:
     """
     names = list(names)
     if unknown := [name for name in names if name not in BASELINES]:
-        raise InputError(f"no baseline is called {unknown[0]!r}: choose of {', '.join(BASELINES)}")
+        raise InputError(
+            f"no baseline is called {unknown[0]!r}: choose one of {', '.join(BASELINES)}"
+        )
     return [BASELINES[name]() for name in names]
 
 

@@ -24,9 +24,9 @@ def check_kinds(names: list[str]) -> list[str]:
         InputError: one is unknown, or there is none.
     """
     if unknown := [name for name in names if name not in KINDS]:
-        raise InputError(f"no prompt is called {unknown[0]!r}: choose of {', '.join(KINDS)}")
+        raise InputError(f"no prompt is called {unknown[0]!r}: choose one of {', '.join(KINDS)}")
     if not names:
-        raise InputError(f"no prompts are asked for: choose of {', '.join(KINDS)}")
+        raise InputError(f"no prompts are asked for: choose one of {', '.join(KINDS)}")
     return [kind for kind in KINDS if kind in names]
 
 

@@ -156,7 +156,7 @@ def check_export(format: str, precision: str, opset: int) -> None:
         ("precision", precision, PRECISIONS),
     ):
         if value not in known:
-            raise InputError(f"no {name} is called {value!r}: choose of {', '.join(known)}")
+            raise InputError(f"no {name} is called {value!r}: choose one of {', '.join(known)}")
     if opset not in _OPSETS:
         raise InputError(
             f"opset {opset} cannot be written: choose {OPSET}, or {_OPSETS[0]} to {_OPSETS[-1]}"

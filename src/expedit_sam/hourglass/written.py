@@ -51,7 +51,7 @@ def _explicit(text: str) -> Hourglass:
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in known:
             raise InputError(
-                f"speed setting {text!r} has no {name!r}: choose of {', '.join(sorted(known))}"
+                f"speed setting {text!r} has no {name!r}: choose one of {', '.join(sorted(known))}"
             )
         if name in values:
             raise InputError(

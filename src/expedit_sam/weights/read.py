@@ -30,7 +30,9 @@ _AGAIN = "fetch it again"
 
 
 def read_sam(path: str | os.PathLike[str], model: str) -> Sam:
-    """The network of this name with the weights of a .pth or .safetensors file.
+    """The network of this name with the weights of a .pth or .safetensors file, or of a folder.
+
+    The folder is one that transformers has saved.
 
     Memory peaks at about the size of the weights.
 
