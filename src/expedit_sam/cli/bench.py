@@ -57,8 +57,8 @@ def bench(
     import numpy as np
     import torch
     from rich.console import Console
-    from rich.progress import Progress
 
+    from expedit_sam.cli.progress import passing_bar
     from expedit_sam.evaluate.backends import (
         SPEEDS,
         contestant,
@@ -85,10 +85,9 @@ def bench(
     sam = load_network(model, checkpoint, "exact", device, precision, compiled)
     exports = len(SPEEDS) * len(formats)
     steps = exports + (len(PRESETS) + len(folders) + exports) * (repeats + 1)
-    errors = Console(stderr=True)
     with (
         tempfile.TemporaryDirectory() as scratch,
-        Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress,
+        passing_bar() as progress,
     ):
         step = partial(progress.advance, progress.add_task("timing", total=steps))
         own = export_speeds(sam, model, Path(scratch), formats, step)

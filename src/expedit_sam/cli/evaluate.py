@@ -79,9 +79,8 @@ def evaluate(
     prepare_folder(out)
 
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
+    from expedit_sam.cli.progress import passing_bar
     from expedit_sam.evaluate.baselines import find_baselines
     from expedit_sam.evaluate.contenders import networks_at
     from expedit_sam.evaluate.costs import encoder_cost
@@ -109,8 +108,7 @@ def evaluate(
         named = {f"{name}, skip_covered {skip_covered:g}": v for name, v in settings.items()}
         networks += networks_at(sam, named, generating | {"skip_covered": skip_covered})
     costs = {one.name: encoder_cost(sam.image_encoder, one.setting) for one in networks}
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+    with passing_bar() as bars:
         bar = bars.add_task("evaluating")
         results = measure(
             networks,

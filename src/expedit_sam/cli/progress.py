@@ -1,4 +1,4 @@
-"""What a person sees while images are segmented."""
+"""What a person sees while a command works."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ from rich.table import Column
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+def passing_bar() -> Progress:
+    """A bar on standard error that goes when the work is done; none where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(console=console, disable=not console.is_terminal, transient=True)
 
 
 class _Bars:

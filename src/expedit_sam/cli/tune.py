@@ -55,15 +55,14 @@ def tune(
 
     import numpy as np
     from rich.console import Console
-    from rich.progress import Progress
 
+    from expedit_sam.cli.progress import passing_bar
     from expedit_sam.evaluate import tune as search
 
     drawn = np.random.default_rng(seed).permutation(len(files))[:count]
     some = [files[i] for i in sorted(drawn)]
     sam = load_network(model, checkpoint, "exact", device)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+    with passing_bar() as bars:
         total = len(some) * search.most_settings(len(sam.image_encoder.blocks))
         bar = bars.add_task("tuning", total=total)
         points = search.tune(sam, some, keep, on_image=lambda: bars.advance(bar))
