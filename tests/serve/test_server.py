@@ -15,9 +15,10 @@ from tests.serve.conftest import PATIENCE, until
 
 pytest.importorskip("fastapi")
 
+from expedit_sam.listening import listen
 from expedit_sam.serve.app import build_app
 from expedit_sam.serve.engine import Engine
-from expedit_sam.serve.server import Server, listen
+from expedit_sam.serve.server import Server
 
 WAITING = 50  # more than the 40 threads that plain functions share
 

@@ -48,7 +48,7 @@ def demo(
 
     from expedit_sam.demo.networks import Networks
     from expedit_sam.demo.server import running
-    from expedit_sam.serve.server import listen
+    from expedit_sam.listening import listen
 
     listen(host, port).close()
     sam = load_network(model, checkpoint, "exact", device, precision)

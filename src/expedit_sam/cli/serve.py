@@ -59,9 +59,10 @@ def serve(
         if not find_spec(module):
             raise InputError(f"the service needs {module}: pip install 'expedit-sam[serve]'")
 
+    from expedit_sam.listening import listen
     from expedit_sam.serve.app import build_app
     from expedit_sam.serve.engine import Engine
-    from expedit_sam.serve.server import Server, listen
+    from expedit_sam.serve.server import Server
 
     listener = listen(host, port)
     sam = load_network(model, checkpoint, speed, device, precision)

@@ -1,4 +1,4 @@
-"""Listening, on this computer alone unless told otherwise."""
+"""The service until it is told to stop."""
 
 from __future__ import annotations
 
@@ -12,23 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from expedit_sam.allocator import share_arenas
-from expedit_sam.errors import InputError
 from expedit_sam.serve.engine import Engine
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket at an address; port 0 takes a free one.
-
-    Raises:
-        InputError: the address cannot be had.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, TypeError) as error:  # TypeError: characters that no address has
-        raise InputError(
-            f"cannot listen on {host}, port {port}: choose others with --host and --port"
-        ) from error
 
 
 class Server(uvicorn.Server):
