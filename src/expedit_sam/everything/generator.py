@@ -252,7 +252,7 @@ class SamAutomaticMaskGenerator:
             crop_box: (x0, y0, x1, y1) of the crop in the image.
             layer: of the crop: 0 is the whole image.
             image_size: (H, W) of the image.
-            advance: called with the number of points that were asked or skipped since the last.
+            advance: see ``PointQueue``.
 
         Returns:
             columns ``iou_preds``, ``points``, ``stability_score``, ``boxes``, ``rles`` and
@@ -264,18 +264,13 @@ class SamAutomaticMaskGenerator:
         data = MaskData()
         largest_area = self.skip_covered * math.prod(crop_size)
         queue = PointQueue(
-            points_in_crop, self.points_per_batch, largest_area, (x0, y0), image_size
+            points_in_crop, self.points_per_batch, largest_area, (x0, y0), image_size, advance
         )
-        settled = 0
         for points in queue:
             found = self._process_batch(points, crop_size, crop_box, image_size)
             if largest_area > 0:
                 queue.cover(found["rles"])
             data.cat(found)
-            advance(queue.settled - settled)
-            settled = queue.settled
-        if queue.settled > settled:
-            advance(queue.settled - settled)  # skipped after the last batch
 
         data.filter(suppress_duplicates(data["boxes"], data["iou_preds"], self.box_nms_thresh))
         data["boxes"] = uncrop_boxes_xyxy(data["boxes"], crop_box)
@@ -326,19 +321,4 @@ class SamAutomaticMaskGenerator:
             rles=[mask.rle for mask in masks],
         )
 
-    @staticmethod
-    def postprocess_small_regions(
-        mask_data: MaskData, min_area: int, nms_thresh: float
-    ) -> MaskData:
-        """Remove small holes and islands, then the duplicates that appear.
-
-        Arguments:
-            mask_data: columns ``rles`` and ``boxes`` among others; changed in place.
-            min_area: regions of fewer pixels are small.
-            nms_thresh: box IoU above which one of two masks is a duplicate; unchanged masks win.
-
-        Returns:
-            ``mask_data``.
-        """
-        clear_small_regions(mask_data, min_area, nms_thresh)
-        return mask_data
+    postprocess_small_regions = staticmethod(clear_small_regions)

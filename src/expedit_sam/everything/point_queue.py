@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -20,9 +20,7 @@ class PointQueue:
         largest_area: in pixels, of a mask whose points may be skipped; 0 asks all points.
         corner: (x, y) of the crop in the image.
         image_size: (H, W) of the image.
-
-    Attributes:
-        settled: how many points have been asked or skipped.
+        advance: called after each batch with the number of points that were asked or skipped.
     """
 
     def __init__(
@@ -32,26 +30,27 @@ class PointQueue:
         largest_area: float,
         corner: tuple[int, int],
         image_size: tuple[int, ...],
+        advance: Callable[[int], object] = lambda points: None,
     ) -> None:
         coarse = _coarse(len(points)) if largest_area > 0 else np.ones(len(points), bool)
         self._first, self._others = points[coarse], points[~coarse]
         self._batch_size, self._largest_area, self._corner = batch_size, largest_area, corner
         self._covered = np.zeros(image_size[:2], bool)
-        self.settled = 0
+        self._advance = advance
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for (batch,) in batch_iterator(self._batch_size, self._first):
-            self.settled += len(batch)
             yield batch
+            self._advance(len(batch))
         others = self._others
         while len(others):
             # Again before each batch, since the masks of the last one cover more.
             left = others[~self._is_covered(others)]
             batch, left = left[: self._batch_size], left[self._batch_size :]
-            self.settled += len(others) - len(left)
-            others = left
             if len(batch):
                 yield batch
+            self._advance(len(others) - len(left))
+            others = left
 
     def cover(self, masks: Sequence[Rle]) -> None:
         """Skip the points in these masks of the image, unless a mask is too large to count."""

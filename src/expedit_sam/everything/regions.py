@@ -11,22 +11,32 @@ from expedit_sam.everything.filters import batched_mask_to_box, suppress_duplica
 from expedit_sam.everything.mask_data import MaskData
 
 
-def clear_small_regions(data: MaskData, min_area: int, nms_thresh: float) -> None:
-    """Remove small holes and islands of many masks (``postprocess_small_regions``), in place."""
-    if not len(data["rles"]):
-        return
+def clear_small_regions(mask_data: MaskData, min_area: int, nms_thresh: float) -> MaskData:
+    """Remove small holes and islands, then the duplicates that appear.
+
+    Arguments:
+        mask_data: columns ``rles`` and ``boxes`` among others; changed in place.
+        min_area: regions of fewer pixels are small.
+        nms_thresh: box IoU above which one of two masks is a duplicate; unchanged masks win.
+
+    Returns:
+        ``mask_data``.
+    """
+    if not len(mask_data["rles"]):
+        return mask_data
     boxes: list[np.ndarray] = []
     unchanged: list[bool] = []
-    own = data["boxes"]
-    for i, encoded in enumerate(data["rles"]):  # one mask of the image's size in memory
+    own = mask_data["boxes"]
+    for i, encoded in enumerate(mask_data["rles"]):  # one mask of the image's size in memory
         mask, filled = remove_small_regions(rle.decode_mask(encoded), min_area, mode="holes")
         mask, cleared = remove_small_regions(mask, min_area, mode="islands")
         boxes.append(batched_mask_to_box(mask))
         unchanged.append(not (filled or cleared))
         if not unchanged[i]:
-            data["rles"][i] = rle.encode_masks(mask[None])[0]
+            mask_data["rles"][i] = rle.encode_masks(mask[None])[0]
             own[i] = array_namespace(own).asarray(boxes[i])
-    data.filter(suppress_duplicates(np.stack(boxes), np.array(unchanged, float), nms_thresh))
+    mask_data.filter(suppress_duplicates(np.stack(boxes), np.array(unchanged, float), nms_thresh))
+    return mask_data
 
 
 def remove_small_regions(
