@@ -126,9 +126,14 @@ def test_names_of_local_files_are_taken_as_they_are(tmp_path: Path, name: str) -
 
 
 def test_glob(pictures: Path) -> None:
-    items = listed(pictures / "*[01].png")
-    assert [item["image"] for item in items] == ["000.png", "001.png"]
-    shows(items, 0, 1)
+    (pictures / "folder1.png").mkdir()
+    for name in ("._001.png", ".hidden/001.png"):  # the first as a Mac leaves them
+        (pictures / name).parent.mkdir(exist_ok=True)
+        (pictures / name).touch()
+    for pattern in ("*[01].png", "**/*[01].png"):
+        items = listed(pictures / pattern)
+        assert [item["image"] for item in items] == ["000.png", "001.png"]
+        shows(items, 0, 1)
 
 
 def test_coco_ids_that_are_there_twice(tmp_path: Path) -> None:
@@ -148,6 +153,8 @@ def test_other_file_systems() -> None:
     memory = fsspec.filesystem("memory")
     for number in (1, 2):
         memory.pipe(f"/bucket/d/{number}.png", png(number))
+    for name in ("notes.txt", ".3.png", ".hidden/3.png"):
+        memory.pipe(f"/bucket/d/{name}", png(3))
     memory.pipe("/bucket/list.txt", b"d/2.png\n")
     try:
         items = listed("memory://bucket/d")

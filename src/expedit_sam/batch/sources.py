@@ -133,8 +133,9 @@ def _expand(source: str) -> tuple[str, list[str]]:
             roots.append(posixpath.dirname(path))
             kept = [path]
         elif re.search(r"[*?\[]", path):
-            roots.append(re.split(r"/[^/]*[*?\[]", path)[0])
-            kept = [file for file in fs.glob(path) if fs.isfile(file)]
+            folder = re.split(r"/[^/]*[*?\[]", path)[0]
+            roots.append(folder)
+            kept = [f for f in fs.glob(path) if fs.isfile(f) and not _is_hidden(f, folder)]
         else:
             raise FileNotFoundError
         found += [file if "://" in file else prefix + file for file in sorted(kept)]
@@ -148,7 +149,8 @@ def _images_below(folder: str, fs: AbstractFileSystem) -> list[str]:
     """The image files in a folder and its subfolders, but for hidden ones."""
     if isinstance(fs, LocalFileSystem):  # fsspec omits locked folders, and links to folders
         return [path.as_posix() for path in search_folder(Path(folder))]
-    return [file for file in fs.find(folder) if _is_image(file, folder)]
+    files = (file for file in fs.find(folder) if not _is_hidden(file, folder))
+    return [file for file in files if is_image_name(PurePosixPath(file).name)]
 
 
 def _braces(text: str) -> list[str]:
@@ -166,6 +168,6 @@ def _braces(text: str) -> list[str]:
     ]
 
 
-def _is_image(file: str, folder: str) -> bool:
-    *folders, name = PurePosixPath(file.removeprefix(folder)).parts
-    return is_image_name(name) and not any(part.startswith(".") for part in folders)
+def _is_hidden(file: str, folder: str) -> bool:
+    """Whether a file, or a folder on the way to it from this one, is hidden."""
+    return any(part.startswith(".") for part in PurePosixPath(file.removeprefix(folder)).parts)
