@@ -86,7 +86,7 @@ def test_every_form_of_a_mask_gives_the_same_picture(
     for form in (encoded(mask), text, uncompressed(mask), mask.astype(np.uint8)):
         np.testing.assert_array_equal(overlay(grey, [form]), expected)
         np.testing.assert_array_equal(overlay(grey, [{"segmentation": form}]), expected)
-        np.testing.assert_array_equal(binary_mask(form), mask)
+        np.testing.assert_array_equal(binary_mask(form), mask, strict=True)
 
 
 def test_an_empty_mask_draws_nothing(grey: np.ndarray) -> None:

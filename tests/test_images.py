@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from expedit_sam.errors import InputError
-from expedit_sam.images import find_images, read_image
+from expedit_sam.images import find_images, read_image, search_folder
 
 
 def saved(path: Path, pixels: np.ndarray, mode: str | None = None, **options: object) -> Path:
@@ -270,9 +270,11 @@ def test_links_are_followed_once(tree: Path, tmp_path_factory: pytest.TempPathFa
     (elsewhere / "f.jpg").touch()
     (tree / "sub" / "linked").symlink_to(elsewhere)
     (elsewhere / "round").symlink_to(tree)
+    (elsewhere / "again").symlink_to(elsewhere)
     (elsewhere / "itself").symlink_to("itself")
     found = [path.relative_to(tree).as_posix() for path in find_images([tree])]
     assert found == ["a.PNG", "b.jpg", "out/e.png", "sub/c.jpeg", "sub/linked/f.jpg"]
+    assert search_folder(tree) == find_images([tree])
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

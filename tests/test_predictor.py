@@ -180,7 +180,7 @@ def test_what_is_no_prompt_is_refused(predictor: SamPredictor, prompt: dict, mes
 
 def test_prompts_outside_the_image_are_warned_of(predictor: SamPredictor) -> None:
     with pytest.warns(UserWarning, match="outside the 221x150 image"):
-        predictor.predict(np.array([[500, 10]]), LABEL)
+        predictor.predict(np.array([[500, 10]]), 1 - LABEL)
     with pytest.warns(UserWarning, match="box reach"):
         predictor.predict(box=np.array([-5, 0, 20, 20]))
     with pytest.warns(UserWarning, match="x0<=x1"):
@@ -188,6 +188,7 @@ def test_prompts_outside_the_image_are_warned_of(predictor: SamPredictor) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         predictor.predict(np.array([[221, 150]]), LABEL)
+        predictor.predict(box=np.array([3, 2, 3, 2]))
 
 
 @pytest.mark.parametrize("at_once", [1, 2])

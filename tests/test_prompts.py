@@ -93,6 +93,12 @@ def test_padding_is_outside_the_mask() -> None:
     assert (logits[16:] < 0).all()
 
 
+def test_details_finer_than_a_low_res_pixel_count_by_their_share() -> None:
+    mask = np.zeros((256, 256), bool)
+    mask[:, ::4] = True
+    np.testing.assert_allclose(mask_to_low_res_logits(mask, (64, 64)), -4)  # of -8 to 8
+
+
 @pytest.mark.parametrize("white", [255, 1])
 def test_mask_from_a_picture(tmp_path: Path, white: int) -> None:
     mask = np.zeros((30, 40), np.uint8)
@@ -100,6 +106,15 @@ def test_mask_from_a_picture(tmp_path: Path, white: int) -> None:
     Image.fromarray(mask).save(tmp_path / "mask.png")
     logits = read_mask(tmp_path / "mask.png", (30, 40, 3), (64, 64))
     np.testing.assert_array_equal(logits, mask_to_low_res_logits(mask > 0, (64, 64)))
+
+
+def test_any_bright_colour_is_the_mask_and_no_trace_of_it_elsewhere(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), bool)
+    mask[5:20, 10:30] = True
+    picture = np.where(mask[..., None], (250, 0, 20), 30)  # JPEG leaves black not quite black
+    Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "mask.png")
+    logits = read_mask(tmp_path / "mask.png", (30, 40), (64, 64))
+    np.testing.assert_array_equal(logits, mask_to_low_res_logits(mask, (64, 64)))
 
 
 def test_mask_of_another_size(tmp_path: Path) -> None:
@@ -122,8 +137,9 @@ def test_mask_from_logits(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(read, logits.reshape(1, 64, 64))
 
 
-def test_logits_of_another_shape(tmp_path: Path) -> None:
-    np.save(tmp_path / "logits.npy", np.zeros((3, 64, 64)))
+@pytest.mark.parametrize("array", [np.zeros((3, 64, 64)), np.ones((64, 64), bool)])
+def test_arrays_that_are_no_logits(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "logits.npy", array)
     with pytest.raises(InputError, match="1x64x64 floats"):
         read_mask(tmp_path / "logits.npy", (30, 40), (64, 64))
 

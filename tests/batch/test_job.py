@@ -114,9 +114,10 @@ def test_a_shard_has_each_of_its_images_once(
 
 
 def test_the_list_is_fixed_when_the_job_begins(tmp_path: Path, pictures: Path) -> None:
-    job_of(tmp_path / "out", pictures)
+    folder = tmp_path / "runs" / "out"
+    job_of(folder, pictures)
     (pictures / "000.png").unlink()
-    assert job_of(tmp_path / "out", pictures).items.num_rows == 6
+    assert job_of(folder, pictures).items.num_rows == 6
 
 
 def test_only_the_same_question_goes_on(tmp_path: Path, pictures: Path) -> None:

@@ -119,6 +119,8 @@ def test_parquet_with_bytes(tmp_path: Path) -> None:
     assert [item["image"] for item in items] == ["d.parquet#0", "d.parquet#1", "d.parquet#2"]
     assert [item["prompts"] for item in items] == [[BOX], [], None]
     shows(items, 5, 6, 7)
+    pq.write_table(table, tmp_path / "bare.parquet", write_statistics=False)
+    shows(listed(tmp_path / "bare.parquet"), 5, 6, 7)
     pq.write_table(pa.table({"bytes": [png(1)]}), tmp_path / "plain.parquet")
     shows(listed(tmp_path / "plain.parquet"), 1)
 

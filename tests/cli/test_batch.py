@@ -131,11 +131,13 @@ def test_prompts_of_the_source_are_asked(run: Callable, photos: Path) -> None:
         "annotations": [{"image_id": 5, "bbox": [10, 10, 50, 60]}],
     }
     (photos / "coco.json").write_text(json.dumps(document))
-    assert run("batch", photos / "coco.json", *UNTRAINED).exit_code == 0
+    assert run("batch", photos / "coco.json", *UNTRAINED, "--coco").exit_code == 0
     rows = pq.read_table("out/shards").to_pylist()
     assert [row["image_id"] for row in rows] == [5, 6]
     assert rows[0]["masks"][0]["prompt"]["box"] == [10, 10, 60, 70]
     assert rows[1]["masks"] == []
+    (annotation,) = json.loads(Path("out/coco.json").read_text())["annotations"]
+    assert None not in annotation.values()
     run("batch", photos / "coco.json", *ALL, "--everything", "--out", "all")
     assert all(row["masks"] for row in pq.read_table("all/shards").to_pylist())
 
@@ -196,3 +198,27 @@ def test_without_ray(
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     line = only_error(run("batch", photos, *ALL, "--workers", 2))
     assert line == "error: --workers needs Ray: pip install 'expedit-sam[ray]'"
+
+
+@pytest.mark.parametrize(
+    ("installed", "options", "workers"),
+    [(True, (), None), (False, (), 0), (False, ("--address", "here:1"), None)],
+)
+def test_ray_is_used_where_it_is_or_is_asked_for(
+    run: Callable,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: bool,
+    options: tuple[str, ...],
+    workers: int | None,
+) -> None:
+    given: dict = {}
+
+    def start(*arguments: Any, **others: Any) -> None:
+        given.update(others)
+        raise InputError("enough")
+
+    monkeypatch.setattr("expedit_sam.batch.start.start", start)
+    monkeypatch.setattr("expedit_sam.cli.batch.find_spec", lambda name: installed or None)
+    assert run("batch", photos, *UNTRAINED[:2], *options).stderr == "error: enough\n"
+    assert given["workers"] == workers

@@ -44,6 +44,8 @@ def test_masks_of_a_photo(run: Callable, photo_file: Path, photo: np.ndarray) ->
     assert image["file_name"] == photo_file.as_posix()
     assert len(masks) > 0
     assert f"masks: {len(masks)}; images: 1 of 1" in result.stdout
+    assert "good enough" not in result.stdout
+    assert f"{photo_file}: {len(masks)} mask" in result.stderr
     pngs = [f"photo_masks/{number:03d}.png" for number in range(1, len(masks) + 1)]
     assert files(out) == ["photo.json", "photo_masks", *pngs, "photo_overlay.jpg"]
     for mask, png in zip(masks, pngs, strict=True):
@@ -74,6 +76,7 @@ def test_no_masks_are_a_result(run: Callable, photo_file: Path) -> None:
     result = run("masks", photo_file, *UNTRAINED, "--pred-iou-thresh", 100)
     assert result.exit_code == 0
     assert loaded(Path("out/photo.json"))[1] == []
+    assert "no mask was good enough: lower --pred-iou-thresh" in result.stdout
 
 
 def test_only_what_is_asked_for(run: Callable, photo_file: Path) -> None:
@@ -324,6 +327,7 @@ def test_what_cannot_be_written_does_not_stop_the_others(
     assert result.exit_code == 2
     assert "a.json is there and no COCO json as a run of ours left it" in result.stderr
     assert "images: 1 of 2" in result.stdout
+    assert f"{folder / 'a.jpg'}: not written" in result.stderr
     assert Path("out", "b.json").exists()
 
 

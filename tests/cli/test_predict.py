@@ -81,6 +81,18 @@ def test_points_and_box(run: Callable, photo_file: Path, predictor: SamPredictor
     assert not Path("out/photo_prompted_overlay.jpg").exists()
 
 
+def test_several_points_or_a_box_say_which_mask(
+    run: Callable, photo_file: Path, predictor: SamPredictor
+) -> None:
+    run("predict", photo_file, "--point", "90,60", "--point", "10,20,0", *UNTRAINED)
+    points, labels = np.array([[90, 60], [10, 20]]), np.array([1, 0])
+    masks, _, _ = predictor.predict(points, labels, multimask_output=False)
+    np.testing.assert_array_equal(mask(), masks[0])
+    run("predict", photo_file, "--box", "60,40,120,90", *UNTRAINED)
+    masks, _, _ = predictor.predict(box=np.array([60, 40, 120, 90]), multimask_output=False)
+    np.testing.assert_array_equal(mask(), masks[0])
+
+
 def test_refining_with_the_logits_of_before(
     run: Callable, photo_file: Path, predictor: SamPredictor
 ) -> None:
@@ -127,6 +139,7 @@ def test_prompts_are_in_the_picture_as_a_person_sees_it(
         (("--box", "60,40,300,90"), "box corner 300,90 lies outside"),
         (("--box", "120,90,60,40"), "top left corner comes first"),
         (("--box", "1,2,3"), "is not X0,Y0,X1,Y1"),
+        (("--box", "1,2,30,40", "--box", "5,6,70,80"), "--box was given twice"),
         (("--mask", "missing.png"), "missing.png does not exist"),
         (("--mask", "small.png"), "small.png is 8x8 pixels and the image 221x150"),
     ],

@@ -169,5 +169,5 @@ def test_mask_data(keep: list[bool], order: list[int]) -> None:
         data["d"] = torch.ones(2)
         del data["d"]
         data.to_numpy()
-        results.append({name: list(column) for name, column in data.items()})
+        results.append({name: (type(column), list(column)) for name, column in data.items()})
     assert results[0] == results[1]

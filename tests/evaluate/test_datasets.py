@@ -45,6 +45,13 @@ def test_colours_as_labels(labelled: Path) -> None:
     assert sorted(mask.sum() for mask in found) == [(numbers == 2).sum(), (numbers == 1).sum()]
 
 
+def test_labels_of_16_bits(labelled: Path) -> None:
+    numbers = labels(labelled).astype(np.uint16)
+    Image.fromarray(numbers * 300).save(labelled / "one.png")
+    found = masks(find_examples(labelled)[0])
+    assert [mask.sum() for mask in found] == [(numbers == 1).sum(), (numbers == 2).sum()]
+
+
 def test_transparency_is_no_part_of_a_label(labelled: Path) -> None:
     with Image.open(labelled / "one.png") as numbers:
         grey = numbers.convert("L")

@@ -32,7 +32,7 @@ def test_boxes_of_no_masks() -> None:
 
 
 def test_stability_is_the_iou_of_a_strict_and_a_lenient_cut() -> None:
-    logits = torch.tensor([[[3.0, 0.5, -0.5, -3.0]], [[-9.0] * 4]])
+    logits = torch.tensor([[[3.0, 1.0, -0.5, -1.0]], [[-9.0] * 4]])  # two right at a cut
     scores = calculate_stability_score(logits, 0.0, 1.0)
     assert scores[0].item() == pytest.approx(1 / 3)
     assert scores[1].isnan()
@@ -75,15 +75,15 @@ def test_boxes_without_area_are_nobodys_duplicate() -> None:
 
 
 def test_masks_cut_off_by_a_crop_are_seen() -> None:
-    boxes = torch.tensor([[0, 50, 90, 120], [50, 50, 120, 120], [50, 50, 200, 120]])
-    # The crop spans 100..300 of an image of 400; in the image these boxes start at 100, 150, 150.
+    boxes = torch.tensor([[20, 50, 90, 120], [21, 50, 120, 120], [50, 50, 200, 120]])
+    # The crop spans 100..300 of an image of 400; in the image these boxes start at 120, 121, 150.
     near = is_box_near_crop_edge(boxes, [100, 0, 300, 400], [0, 0, 400, 400])
     assert near.tolist() == [True, False, True]
 
 
 def test_masks_of_a_crop_return_to_their_place() -> None:
     masks = uncrop_masks(torch.ones(2, 3, 4, dtype=torch.bool), [5, 6, 9, 9], 12, 10)
-    assert masks.shape == (2, 12, 10)
+    assert (masks.shape, masks.dtype) == ((2, 12, 10), torch.bool)
     assert masks.sum() == 24
     assert masks[:, 6:9, 5:9].all()
 

@@ -189,6 +189,18 @@ def test_points_in_masks_that_are_small_enough_are_skipped() -> None:
     assert asked == {0.0: [16] * 5, 0.3: [16] * 5, 0.6: [10] * 5}
 
 
+def test_points_skipped_after_the_last_one_asked_count_as_done() -> None:
+    class Everywhere(LeftHalf):
+        def ask_each(self, points, least_iou):
+            _, iou, numbers = super().ask_each(points, least_iou)
+            return np.full((len(points), 64, 64), 8, np.float32), iou, numbers
+
+    steps: list[tuple[int, int]] = []
+    generator = PassGenerator(Everywhere(), points_per_side=4, skip_covered=1.0)
+    generator.generate(np.zeros((60, 90, 3), np.uint8), lambda *step: steps.append(step))
+    assert steps == [(4, 16), (16, 16)]
+
+
 def test_of_small_regions_duplicates_the_untouched_mask_stays() -> None:
     whole = np.zeros((2, 40, 60), bool)
     whole[:, 5:30, 10:50] = True

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expedit_sam.hourglass.contraction import contract
+from expedit_sam.hourglass.contraction import _from_neighbors, contract
 from expedit_sam.hourglass.settings import Hourglass
 
 
@@ -134,3 +134,7 @@ def test_a_projection_may_be_more_precise_than_the_clusters() -> None:
     contraction = contract(tokens(14, 14).bfloat16(), Hourglass(), 14)  # as under autocast
     outward = torch.randn(7, 12)
     assert contraction.expand(contraction.clusters, outward).dtype == torch.bfloat16
+
+
+def test_equal_clusters_differ_from_no_neighbour_at_an_edge_either() -> None:
+    assert _from_neighbors(torch.full((1, 12, 2), 7.0), (3, 4)).abs().max() < 1e-5

@@ -43,6 +43,14 @@ def test_downloads_once(server, checkpoint) -> None:
     assert server.served == checkpoint.size
 
 
+def test_tells_how_far_it_is(server, checkpoint, tmp_path) -> None:
+    lengths: list[int] = []
+    download._complete(checkpoint, tmp_path / "part", lengths.append)
+    assert lengths == sorted(set(lengths))
+    assert len(lengths) >= checkpoint.size // PIECE
+    assert lengths[-1] == checkpoint.size
+
+
 def test_cached_file_of_another_length_is_replaced(server, checkpoint) -> None:
     cache_path(checkpoint).parent.mkdir()
     cache_path(checkpoint).write_bytes(b"half of it")

@@ -159,6 +159,7 @@ def test_unknown_and_misshapen_weights(weights, tmp_path) -> None:
     torch.save(weights, tmp_path / "sam.pth")
     complaint = complaint_of(tmp_path / "sam.pth")
     assert r"1 weights unknown to vit_b such as 'extra\nline'" in complaint
+    assert "1 weights of another shape" in complaint
     assert "'image_encoder.pos_embed', 1x5x5x24 instead of 1x4x4x24" in complaint
 
 

@@ -159,7 +159,7 @@ def _label_map(file: Path) -> Iterator[Rle]:
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"{file} is no label map that can be read: save it as PNG") from error
     if labels.ndim == 3:
-        labels = labels.astype(np.int64) @ (1, 2**8, 2**16)
+        labels = labels @ (1, 2**8, 2**16)
     return regions_of(labels)
 
 
