@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +51,20 @@ def test_segment_composes_with_a_dataset(
     )
     expected = through(tiny_sam, task, [{"n": n, "points": [[5.0, 6.0]]} for n in range(3)])
     assert found == [{"n": row["n"], "area": row["masks"][0]["area"]} for row in expected]
+
+
+def test_no_cluster_at_an_address() -> None:
+    hasty = {f"RAY_{name}_connect_timeout_s": "1" for name in ("py_gcs", "gcs_rpc_server")}
+    program = "from expedit_sam.batch.on_ray import cluster; cluster('127.0.0.1:1').__enter__()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | hasty,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    expected = "InputError: no Ray cluster lets this machine in at 127.0.0.1:1: check --address"
+    assert expected in done.stderr.splitlines()[-1]
 
 
 def test_a_dataset_without_images(local: None, tiny_sam: Sam) -> None:

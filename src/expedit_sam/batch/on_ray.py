@@ -49,6 +49,8 @@ def cluster(address: str | None = None) -> Iterator[None]:
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     # At Ctrl+C Ray would print that it stopped its workers and that it retries.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`|infinite retries")
+    if address:  # one try takes 40 seconds; Ray's 20 would be a quarter of an hour of silence
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     try:
         import ray
     except ImportError as error:
