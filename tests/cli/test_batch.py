@@ -47,6 +47,12 @@ def test_a_folder(run: Callable, photos: Path, photo: np.ndarray) -> None:
     assert masks[0].shape == photo.shape[:2]
 
 
+def test_names_of_a_list_start_from_the_image_folder(run: Callable, photos: Path) -> None:
+    Path("list.txt").write_text("a.png\nc.png\n")
+    result = run("batch", "list.txt", *UNTRAINED, "--image-folder", photos)
+    assert "images: 2 of 2; failed: 0" in result.stdout
+
+
 def test_again_does_nothing(run: Callable, photos: Path) -> None:
     run("batch", photos, *ALL)
     before = Path("out/shards/000000.parquet").stat()

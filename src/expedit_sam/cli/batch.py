@@ -40,8 +40,8 @@ def batch(
     speed: SpeedOption = "exact",
     precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
-    images: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where names in a list or json start from.")
+    image_folder: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Where names in SOURCE start from.")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--everything", help="Find everything even if SOURCE has prompts.")
@@ -102,7 +102,7 @@ def batch(
     )
     request = Request(
         source=source,
-        images=images,
+        images=image_folder,
         limit=limit,
         model=model,
         speed=named_speed(speed, precision),
