@@ -67,8 +67,8 @@ def _explicit(text: str) -> Hourglass:
 
 
 def _value(text: str, setting: str) -> bool | int | float:
-    if text in ("true", "false"):
-        return text == "true"
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
         return int(text) if text.lstrip("-").isdigit() else float(text)
     except ValueError:

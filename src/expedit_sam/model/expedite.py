@@ -17,7 +17,7 @@ from expedit_sam.model.untouched import require_unpatched
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_REMEDY = "pass a Sam of this package, of segment-anything or of transformers"
+_REMEDY = "pass a Sam of this package, of segment-anything, transformers or timm"
 
 
 def expedite(model: Model, setting: Hourglass | str | None = "balanced") -> Model:
