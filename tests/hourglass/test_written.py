@@ -15,8 +15,8 @@ def test_presets_after_the_exact_network() -> None:
 
 
 def test_a_setting_in_its_own_words() -> None:
-    text = "location=6,clusters=81,temperature=10.0,size_aware=false,keep_detail=False"
-    expected = Hourglass(location=6, clusters=81, temperature=10.0, size_aware=False, keep_detail=False)
+    text = "location=6,temperature=10.0,size_aware=false,keep_detail=False"
+    expected = Hourglass(location=6, temperature=10.0, size_aware=False, keep_detail=False)
     assert parse_settings([text]) == {"exact": None, text: expected}
     assert parse_settings(["location=0.5"])["location=0.5"] == Hourglass(location=0.5)
 
