@@ -77,7 +77,7 @@ def write_results(
     formats = check_formats(formats)
     with appearing_together(Path(folder)) as place:
         if "coco" in formats:
-            _check_replaceable(Path(folder, f"{name}.json"), image_file)
+            check_replaceable(Path(folder, f"{name}.json"), image_file)
         if "png" in formats:
             _write_masks(place / f"{name}_masks", records)
         if overlay is not None:
@@ -176,8 +176,11 @@ def check_formats(names: Iterable[str]) -> list[str]:
     return formats
 
 
-def _check_replaceable(path: Path, image_file: str | os.PathLike[str]) -> None:
-    """Refuse to write over a json of somebody's own, or that of an image of the same name."""
+def check_replaceable(path: Path, image_file: str | os.PathLike[str]) -> None:
+    """Raise ``InputError`` where an image's COCO json would replace what is not a run's.
+
+    That is a json of somebody's own, one that somebody has corrected, or one of another image.
+    """
     if not path.is_file():  # a folder is left to ``_check_kind``
         return
     try:

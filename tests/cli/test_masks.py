@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -315,13 +316,21 @@ def test_unknown_speed(run: Callable, photo_file: Path, only_error: Callable) ->
 
 
 def test_what_cannot_be_written_does_not_stop_the_others(
-    run: Callable, photo_file: Path, tmp_path: Path
+    run: Callable, photo_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("a.jpg", "b.jpg"):
         (folder / name).write_bytes(photo_file.read_bytes())
     Path("out").mkdir()
+    segmented: list[tuple[int, ...]] = []
+    generate = SamAutomaticMaskGenerator.generate
+
+    def counted(generator: SamAutomaticMaskGenerator, image: np.ndarray, *more: Any) -> list:
+        segmented.append(image.shape)
+        return generate(generator, image, *more)
+
+    monkeypatch.setattr(SamAutomaticMaskGenerator, "generate", counted)
     Path("out", "a.json").write_text("{}")  # somebody's own
     result = run("masks", folder, *ALL)
     assert result.exit_code == 2
@@ -329,6 +338,7 @@ def test_what_cannot_be_written_does_not_stop_the_others(
     assert "images: 1 of 2" in result.stdout
     assert f"{folder / 'a.jpg'}: not written" in result.stderr
     assert Path("out", "b.json").exists()
+    assert len(segmented) == 1  # it was known before the work
 
 
 def test_results_do_not_go_among_the_images(

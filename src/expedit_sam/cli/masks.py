@@ -136,7 +136,7 @@ def _segment(
     from expedit_sam.cli.progress import ImageProgress
     from expedit_sam.draw import overlay
     from expedit_sam.read_ahead import read_ahead
-    from expedit_sam.results import result_names, write_results
+    from expedit_sam.results import check_replaceable, result_names, write_results
 
     faults: list[InputError] = []
     count, done, started = 0, 0, time.perf_counter()
@@ -149,6 +149,8 @@ def _segment(
                 progress.end(f"{file}: skipped")
                 continue
             try:
+                if "coco" in formats:  # before the work
+                    check_replaceable(out / f"{name}.json", file)
                 records = generator.generate(image, progress.points)
                 picture = overlay(image, records) if with_overlay else None
                 written = write_results(out, name, file, image.shape, records, formats, picture)
