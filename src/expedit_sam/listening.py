@@ -17,6 +17,9 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, TypeError) as error:  # TypeError: characters that no address has
-        raise InputError(
-            f"cannot listen on {host}, port {port}: choose others with --host and --port"
-        ) from error
+        raise unavailable(host, port) from error
+
+
+def unavailable(host: str, port: int) -> InputError:
+    """What to say of an address that cannot be had."""
+    return InputError(f"cannot listen on {host}, port {port}: choose others with --host and --port")

@@ -26,5 +26,4 @@ def read_ahead(values: Iterable[Value], ahead: int) -> Iterator[Value]:
                 waiting.append(thread.submit(next, iterator, _END))
                 yield value
         finally:
-            for future in waiting:
-                future.cancel()  # nobody wants the rest; what is being fetched is waited for
+            thread.shutdown(cancel_futures=True)  # nobody wants the rest

@@ -30,9 +30,10 @@ USUAL_FORMATS = ("coco", "png")
 
 LABELS_WRITTEN = ".expedit-sam.labels"  # the hashes of our label files, one a line
 
+DESCRIPTION = "Masks by Expedit-SAM"  # of COCO json
+CATEGORY = {"id": 1, "name": "object", "supercategory": ""}
+
 _JPEG_LIMIT = 65_500  # pixels a side
-_DESCRIPTION = "Masks by Expedit-SAM"
-_CATEGORY = {"id": 1, "name": "object", "supercategory": ""}
 
 
 def write_results(
@@ -115,11 +116,11 @@ def coco_document(
     """
     height, width = image_size[:2]
     return {
-        "info": {"description": _DESCRIPTION},
+        "info": {"description": DESCRIPTION},
         "images": [
             {"id": 1, "file_name": Path(image_file).as_posix(), "width": width, "height": height}
         ],
-        "categories": [_CATEGORY],
+        "categories": [CATEGORY],
         "annotations": [_annotation(number, record) for number, record in enumerate(records, 1)],
     }
 
@@ -238,7 +239,7 @@ def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:
         **{name: _plain(value) for name, value in record.items()},
         "id": number,
         "image_id": 1,
-        "category_id": _CATEGORY["id"],
+        "category_id": CATEGORY["id"],
         "segmentation": rle.to_coco(encoded),
         "area": rle.area(encoded),
         "bbox": coco.toBbox(encoded).tolist(),

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from expedit_sam.batch.files import appearing
 from expedit_sam.batch.job import Job, read_shard
 from expedit_sam.batch.run import Progress
+from expedit_sam.results import CATEGORY, DESCRIPTION
 
 
 def write_summary(job: Job, progress: Progress, workers: int) -> dict[str, Any]:
@@ -56,7 +57,8 @@ def write_summary(job: Job, progress: Progress, workers: int) -> dict[str, Any]:
 def write_coco(job: Job) -> None:
     """Write coco.json with all masks there are; a shard at a time is in memory."""
     with appearing(job.folder / "coco.json") as file:
-        file.write(b'{"info": {"description": "Masks by Expedit-SAM"},\n"images": [')
+        info, categories = json.dumps({"description": DESCRIPTION}), json.dumps([CATEGORY])
+        file.write(f'{{"info": {info},\n"images": ['.encode())
         for number, row in enumerate(_rows(job, ["image_id", "image", "height", "width"])):
             image = {
                 "id": row["image_id"],
@@ -65,8 +67,7 @@ def write_coco(job: Job) -> None:
                 "height": row["height"],
             }
             file.write(b",\n" * (number > 0) + json.dumps(image).encode())
-        file.write(b'],\n"categories": [{"id": 1, "name": "object", "supercategory": ""}],\n')
-        file.write(b'"annotations": [')
+        file.write(f'],\n"categories": {categories},\n"annotations": ['.encode())
         number = 0
         for row in _rows(job, ["image_id", "masks"]):
             for mask in row["masks"]:
@@ -75,7 +76,7 @@ def write_coco(job: Job) -> None:
                     **{name: value for name, value in mask.items() if value is not None},
                     "id": number,
                     "image_id": row["image_id"],
-                    "category_id": 1,
+                    "category_id": CATEGORY["id"],
                     "iscrowd": 0,
                 }
                 file.write(b",\n" * (number > 1) + json.dumps(annotation).encode())

@@ -66,7 +66,8 @@ def export(
     from expedit_sam.export.write import export_sam
     from expedit_sam.predictor import SamPredictor
 
-    pictures = [read_image(file) for file in files] or [drawn_picture()]
+    # Which of the masks an export of single ones takes is its choice: nothing to compare.
+    pictures = [] if return_single_mask else [read_image(file) for file in files]
     sam = load_network(model, checkpoint, speed, "cpu")
     written = export_sam(
         sam,
@@ -82,8 +83,8 @@ def export(
     for path in written:
         typer.echo(f"written: {path} ({path.stat().st_size / 1e6:,.1f} MB)")
     if return_single_mask:
-        return  # which of the masks it takes is its choice
-    kept = agreement(SamPredictor(sam), ExportedPredictor(out), pictures)
+        return
+    kept = agreement(SamPredictor(sam), ExportedPredictor(out), pictures or [drawn_picture()])
     number = "1 image" if len(files) == 1 else f"{len(files)} images"
     on = number if files else "a drawing (--images takes photos)"
     typer.echo(f"mean IoU with PyTorch's masks in float32: {kept:.4f}, on {on}")

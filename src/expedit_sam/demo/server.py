@@ -11,7 +11,7 @@ from typing import Any
 
 from expedit_sam.allocator import share_arenas
 from expedit_sam.demo.networks import Networks
-from expedit_sam.errors import InputError
+from expedit_sam.listening import unavailable
 
 UPLOAD_LIMIT = "40mb"
 SESSIONS = 32  # people remembered at a time, about 50 MB each with vit_s, 150 with vit_b
@@ -67,9 +67,7 @@ def running(networks: Networks, host: str, port: int) -> Iterator[str]:
                 css=_CSS,
             )
         except OSError as error:
-            raise InputError(
-                f"cannot listen on {host}, port {port}: choose others with --host and --port"
-            ) from error
+            raise unavailable(host, port) from error
         try:
             yield address
         finally:
