@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from expedit_sam import labels
+from expedit_sam import extras
 from expedit_sam.errors import InputError
 from expedit_sam.everything import SamAutomaticMaskGenerator
 from expedit_sam.labels import labelme_document, yolo_lines
@@ -190,7 +190,7 @@ def test_labels_of_ours_that_somebody_has_corrected_stay(
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"yolo needs supervision: pip install 'expedit-sam\[la"):
         check_formats(["coco", "yolo"])
     assert check_formats(["coco", " png"]) == ["coco", "png"]

@@ -234,7 +234,7 @@ def test_an_unknown_format_writes_nothing(tmp_path: Path) -> None:
 def test_files_of_somebody_elses_stay(tmp_path: Path) -> None:
     for text in ('{"shapes": []}', "[" * 100_000):
         (tmp_path / "photo.json").write_text(text)
-        with pytest.raises(InputError, match=r"photo\.json is there and no COCO json as a run"):
+        with pytest.raises(InputError, match=r"photo\.json is there and not as a run of ours"):
             write_results(tmp_path, "photo", "photo.jpg", (4, 6), [])
         assert (tmp_path / "photo.json").read_text() == text
     (tmp_path / "other_masks").mkdir()
@@ -252,6 +252,18 @@ def test_a_json_of_ours_that_somebody_has_corrected_stays(tmp_path: Path) -> Non
         write_results(tmp_path, "photo", "photo.jpg", (4, 6), boxes(1))
     assert json.loads(json_file.read_text()) == document
     assert names(tmp_path) == ["photo.json"]
+
+
+def test_a_mask_that_somebody_has_corrected_stays(tmp_path: Path) -> None:
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(3))
+    corrected = tmp_path / "photo_masks" / "002.png"
+    Image.fromarray(np.full(SIZE, 255, np.uint8)).save(corrected)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"002\.png is there and not as a run of ours left it"):
+        write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(1))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(1), ["coco"])  # no PNG is replaced
+    assert len(json.loads((tmp_path / "photo.json").read_text())["annotations"]) == 1
 
 
 def test_masks_of_another_image_of_the_same_name_stay(tmp_path: Path) -> None:

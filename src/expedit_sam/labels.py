@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,8 @@ import cv2
 import numpy as np
 
 from expedit_sam.draw import binary_mask
-from expedit_sam.errors import InputError
 
 _CLASS = "object"
-
-
-def require_supervision(format: str) -> None:
-    """Raise ``InputError`` unless what writes this format is installed."""
-    if find_spec("supervision") is None:
-        raise InputError(f"format {format} needs supervision: pip install 'expedit-sam[labels]'")
 
 
 def yolo_lines(image_size: tuple[int, ...], records: Sequence[dict[str, Any]]) -> str:

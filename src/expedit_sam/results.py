@@ -20,10 +20,12 @@ import numpy as np
 from pycocotools import mask as coco
 
 from expedit_sam import labels
-from expedit_sam.appearing import appearing_together, mask_name
+from expedit_sam.appearing import appearing_together
 from expedit_sam.draw import binary_mask, run_lengths
 from expedit_sam.errors import InputError
 from expedit_sam.everything import rle
+from expedit_sam.extras import require
+from expedit_sam.mask_files import corrected_masks, mask_name, write_mask
 
 FORMATS = ("coco", "png", "yolo", "labelme")
 USUAL_FORMATS = ("coco", "png")
@@ -48,9 +50,9 @@ def write_results(
 ) -> list[Path]:
     """Write the masks of one image, replacing those of an earlier run.
 
-    People correct labels. So json and label files are replaced only if they are still what an
-    earlier run wrote. The COCO json holds a hash of itself; a label file (YOLO, LabelMe) cannot, so
-    the folder's hidden file ``LABELS_WRITTEN`` keeps those.
+    People correct masks. So json, PNGs and label files are replaced only if they are still what an
+    earlier run wrote. COCO json and PNGs hold a hash of their contents; a label file (YOLO,
+    LabelMe) cannot, so the folder's hidden file ``LABELS_WRITTEN`` keeps those.
 
     ::
 
@@ -77,8 +79,7 @@ def write_results(
     """
     formats = check_formats(formats)
     with appearing_together(Path(folder)) as place:
-        if "coco" in formats:
-            check_replaceable(Path(folder, f"{name}.json"), image_file)
+        check_replaceable(Path(folder), name, image_file, formats)
         if "png" in formats:
             _write_masks(place / f"{name}_masks", records)
         if overlay is not None:
@@ -173,16 +174,27 @@ def check_formats(names: Iterable[str]) -> list[str]:
         raise InputError(f"no format is called {unknown[0]!r}: choose one of {', '.join(FORMATS)}")
     for name in formats:
         if name in ("yolo", "labelme"):
-            labels.require_supervision(name)
+            require(f"format {name}", "labels", "supervision")
     return formats
 
 
-def check_replaceable(path: Path, image_file: str | os.PathLike[str]) -> None:
-    """Raise ``InputError`` where an image's COCO json would replace what is not a run's.
+def check_replaceable(
+    folder: Path, name: str, image_file: str | os.PathLike[str], formats: Collection[str]
+) -> None:
+    """Check, before the work, that an image's COCO json and PNGs replace a run's of this image.
 
-    That is a json of somebody's own, one that somebody has corrected, or one of another image.
+    Raises:
+        InputError: they would replace somebody's own, corrected ones, or those of another image.
     """
-    if not path.is_file():  # a folder is left to ``_check_kind``
+    if "coco" in formats:
+        _check_document(folder / f"{name}.json", image_file)
+    if "png" in formats:
+        for path in corrected_masks(folder / f"{name}_masks"):
+            raise _in_the_way(path)
+
+
+def _check_document(path: Path, image_file: str | os.PathLike[str]) -> None:
+    if not path.is_file():  # a folder is refused when results move to their place
         return
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -191,12 +203,17 @@ def check_replaceable(path: Path, image_file: str | os.PathLike[str]) -> None:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         is_ours = False
     if not is_ours:
-        raise InputError(
-            f"{path} is there and no COCO json as a run of ours left it: "
-            "rename or delete it, or choose another folder"
-        )
+        raise _in_the_way(path)
     if Path(before).exists() and os.path.realpath(before) != os.path.realpath(image_file):
         raise InputError(f"{path} has the masks of {before}: choose another folder")
+
+
+def _in_the_way(path: Path) -> InputError:
+    """That a file is somebody's own."""
+    return InputError(
+        f"{path} is there and not as a run of ours left it: "
+        "rename or delete it, or choose another folder"
+    )
 
 
 def _contents(document: dict[str, Any]) -> str:
@@ -219,10 +236,7 @@ def _write_labels(new: Path, text: str, folder: Path) -> None:
     # Not split into lines: with those of many images that takes longer than writing labels.
     ours = known.read_bytes() if old.is_file() and known.exists() else b""
     if old.is_file() and (before := _hash(old)) != hashed and before not in ours:
-        raise InputError(
-            f"{old} is there and not as a run of ours left it: "
-            "rename or delete it, or choose another folder"
-        )
+        raise _in_the_way(old)
     if hashed not in ours:
         with known.open("ab") as file:
             file.write(b"\n" + hashed)  # begins a line: a full disk may have cut the last one short
@@ -257,10 +271,10 @@ def _plain(value: Any) -> Any:
 def _write_masks(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     folder.mkdir()
     for number, record in enumerate(records, 1):
-        _write_picture(folder / mask_name(number), binary_mask(record).view(np.uint8) * 255)
+        write_mask(folder / mask_name(number), binary_mask(record))
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write HxW greys or HxWx3 RGB, in the format of the path's suffix."""
-    _, encoded = cv2.imencode(path.suffix, picture[..., ::-1] if picture.ndim == 3 else picture)
+    """Write HxWx3 RGB, in the format of the path's suffix."""
+    _, encoded = cv2.imencode(path.suffix, picture[..., ::-1])
     path.write_bytes(encoded.tobytes())

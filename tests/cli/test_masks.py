@@ -334,7 +334,7 @@ def test_what_cannot_be_written_does_not_stop_the_others(
     Path("out", "a.json").write_text("{}")  # somebody's own
     result = run("masks", folder, *ALL)
     assert result.exit_code == 2
-    assert "a.json is there and no COCO json as a run of ours left it" in result.stderr
+    assert "a.json is there and not as a run of ours left it" in result.stderr
     assert "images: 1 of 2" in result.stdout
     assert f"{folder / 'a.jpg'}: not written" in result.stderr
     assert Path("out", "b.json").exists()

@@ -149,8 +149,7 @@ def _segment(
                 progress.end(f"{file}: skipped")
                 continue
             try:
-                if "coco" in formats:  # before the work
-                    check_replaceable(out / f"{name}.json", file)
+                check_replaceable(out, name, file, formats)
                 records = generator.generate(image, progress.points)
                 picture = overlay(image, records) if with_overlay else None
                 written = write_results(out, name, file, image.shape, records, formats, picture)
