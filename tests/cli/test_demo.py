@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from expedit_sam import extras
 from expedit_sam.build import RANDOM, build_sam
 from expedit_sam.errors import InputError
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_without_gradio(
     run: Callable, only_error: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     assert "pip install 'expedit-sam[demo]'" in only_error(run("demo"))
 
 

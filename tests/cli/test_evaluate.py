@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from expedit_sam import extras
 from expedit_sam.evaluate.contenders import Network
 from expedit_sam.evaluate.datasets import draw_examples, find_examples
 from expedit_sam.evaluate.run import evaluate
@@ -104,7 +104,7 @@ def test_images_and_regions_are_drawn_as_asked(
     outlines = [{"image_id": n, "segmentation": [[0, 0, 5, 0, 5, 5]]} for n in numbers]
     document = {"images": images, "annotations": outlines}
     (tmp_path / "coco.json").write_text(json.dumps(document))
-    drawn = ("--images", 3, "--regions", 2, "--seed", 5, "--image-folder", "elsewhere")
+    drawn = ("--limit", 3, "--regions", 2, "--seed", 5, "--image-folder", "elsewhere")
     assert run("evaluate", "coco.json", *drawn, *UNTRAINED).exit_code == 2  # there is no image
     expected = draw_examples(find_examples(Path("coco.json"), Path("elsewhere")), 3, 5)
     assert [e.image_file for e in measured["examples"]] == [e.image_file for e in expected]
@@ -140,9 +140,6 @@ def test_regions_that_are_too_small(run: Callable, labelled: Path, only_error: C
 def test_a_missing_extra_says_how_to_install_it(
     run: Callable, labelled: Path, only_error: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "skimage" else find_spec(name)
-    )
+    monkeypatch.setattr(extras, "find_spec", lambda name: name != "skimage" or None)
     line = only_error(run("evaluate", labelled, *UNTRAINED))
-    assert "pip install 'expedit-sam[evaluate]'" in line
+    assert line == "error: evaluate needs skimage: pip install 'expedit-sam[evaluate]'"

@@ -29,7 +29,7 @@ def test_a_port_that_is_taken(run: Callable, only_error: Callable) -> None:
 def test_without_the_extra(
     run: Callable, only_error: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("expedit_sam.extras.find_spec", lambda name: None)
     line = only_error(run("serve"))
     assert line == "error: the service needs fastapi: pip install 'expedit-sam[serve]'"
 

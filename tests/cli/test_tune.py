@@ -56,7 +56,7 @@ def test_images_are_drawn_by_count_and_seed(
 
     monkeypatch.setattr("expedit_sam.evaluate.tune.tune", search)
     for seed in (1, 1, 2):
-        asked = ("--count", 3, "--seed", seed, "--keep", 0.5)
+        asked = ("--limit", 3, "--seed", seed, "--keep", 0.5)
         run("tune", "--images", photos, *asked, *UNTRAINED)
     first, same, other = given
     assert first == same != other

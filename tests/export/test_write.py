@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from expedit_sam import extras
 from expedit_sam.errors import InputError
 from expedit_sam.evaluate.agreement import agreement
 from expedit_sam.export import write
@@ -144,7 +145,7 @@ def test_what_cannot_be_written_is_refused(
 def test_a_missing_package_is_named(
     tiny_sam: Sam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs onnx: pip install 'expedit-sam\[onnx\]'"):
         export_sam(tiny_sam, tmp_path, model="vit_s")
 

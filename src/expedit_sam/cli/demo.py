@@ -39,12 +39,10 @@ def demo(
       expedit-sam demo --port 8000 --model vit_b --checkpoint my.pth
     """
     import time
-    from importlib.util import find_spec
 
-    from expedit_sam.errors import InputError
+    from expedit_sam.extras import require
 
-    if not find_spec("gradio"):
-        raise InputError("the demo needs gradio: pip install 'expedit-sam[demo]'")
+    require("the demo", "demo", "gradio")
 
     from expedit_sam.demo.networks import Networks
     from expedit_sam.demo.server import running

@@ -39,7 +39,7 @@ def evaluate(
     baselines: Annotated[
         str, typer.Option(metavar="LIST", help="Others to compare: grabcut, slic, felzenszwalb.")
     ] = "",
-    images: Annotated[
+    limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only N images, drawn by --seed.")
     ] = None,
     regions: Annotated[
@@ -63,19 +63,15 @@ def evaluate(
 
     \b
     Example: two presets, a setting and the published method, on 20 images
-      expedit-sam evaluate bsds500/val --images 20 \\
+      expedit-sam evaluate bsds500/val --limit 20 \\
         --speed balanced,fast,location=6,clusters=81 \\
         --speed published:location=6,clusters=81
     """
-    from importlib.util import find_spec
-
     from expedit_sam.appearing import prepare_folder
     from expedit_sam.errors import InputError
+    from expedit_sam.extras import require
 
-    if not (find_spec("matplotlib") and find_spec("skimage")):
-        raise InputError(
-            "evaluate needs matplotlib and scikit-image: pip install 'expedit-sam[evaluate]'"
-        )
+    require("evaluate", "evaluate", "matplotlib", "skimage")
     prepare_folder(out)
 
     import torch
@@ -96,7 +92,7 @@ def evaluate(
         raise InputError("--skip-covered is about everything mode: add --prompts everything")
     settings = parse_settings(speed or ["exact,quality,balanced,fast"])
     others = find_baselines(_names(baselines))
-    examples = draw_examples(find_examples(data, image_folder), images, seed)
+    examples = draw_examples(find_examples(data, image_folder), limit, seed)
     sam = load_network(model, checkpoint, "exact", device)
     generating = RECOMMENDED[model]
     networks = networks_at(sam, settings, generating)

@@ -51,13 +51,12 @@ def serve(
       curl -F image=@photo.jpg -F 'prompts={"points": [[320, 200]]}' \\
         http://127.0.0.1:8000/masks
     """
-    from importlib.util import find_spec
+    from expedit_sam.extras import require
 
     _check_size("--megabytes", megabytes)
     _check_size("--megapixels", megapixels)
-    for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
-        if not find_spec(module):
-            raise InputError(f"the service needs {module}: pip install 'expedit-sam[serve]'")
+    modules = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    require("the service", "serve", *modules)
 
     from expedit_sam.listening import listen
     from expedit_sam.serve.app import build_app

@@ -22,7 +22,9 @@ def tune(
     keep: Annotated[
         float, typer.Option(min=0, max=1, metavar="X", help="Least mean IoU with exact masks.")
     ] = 0.9,
-    count: Annotated[int, typer.Option(min=1, metavar="N", help="Look at N of the images.")] = 8,
+    limit: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Only N images, drawn by --seed.")
+    ] = 8,
     plot: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")] = Path(
         "tune.png"
     ),
@@ -40,14 +42,12 @@ def tune(
     Example: of the masks of the photos in a folder, keep 95 %
       expedit-sam tune --images photos --keep 0.95
     """
-    from importlib.util import find_spec
-
     from expedit_sam.appearing import appearing_together, prepare_folder
     from expedit_sam.errors import InputError
+    from expedit_sam.extras import require
     from expedit_sam.images import find_images
 
-    if not find_spec("matplotlib"):
-        raise InputError("tune needs matplotlib: pip install 'expedit-sam[evaluate]'")
+    require("tune", "evaluate", "matplotlib")
     if plot.is_dir() or plot.suffix.lower() != ".png":
         raise InputError(f"--plot {plot} is no .png: name a file that ends so")
     files = find_images(images)
@@ -59,7 +59,7 @@ def tune(
     from expedit_sam.cli.progress import passing_bar
     from expedit_sam.evaluate import tune as search
 
-    drawn = np.random.default_rng(seed).permutation(len(files))[:count]
+    drawn = np.random.default_rng(seed).permutation(len(files))[:limit]
     some = [files[i] for i in sorted(drawn)]
     sam = load_network(model, checkpoint, "exact", device)
     with passing_bar() as bars:

@@ -8,7 +8,6 @@ import tempfile
 import warnings
 from contextlib import ExitStack
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from expedit_sam.errors import InputError
 from expedit_sam.export.decoder import SamOnnxModel
 from expedit_sam.export.encoder import EncoderGraph, average_pooling
 from expedit_sam.export.metadata import DIGEST_KEY, FORMATS, PRECISIONS, Metadata, graph_path
+from expedit_sam.extras import require
 from expedit_sam.model.int8 import require_float
 from expedit_sam.model.sam import Sam
 from expedit_sam.weights.digest import weights_digest
@@ -163,14 +163,11 @@ def check_export(format: str, precision: str, opset: int) -> None:
         )
     if format == "openvino" and precision == "int8":
         raise InputError("int8 can be written as onnx only: choose --format onnx, or float16")
-    needed = {"onnx": "onnx"}
+    require("this export", "onnx", "onnx")
     if precision == "int8":
-        needed["onnxruntime"] = "onnx"
+        require("this export", "onnx", "onnxruntime")
     if format == "openvino":
-        needed["openvino"] = "openvino"
-    for package, extra in needed.items():
-        if find_spec(package) is None:
-            raise InputError(f"this export needs {package}: pip install 'expedit-sam[{extra}]'")
+        require("this export", "openvino", "openvino")
 
 
 def _interface(
