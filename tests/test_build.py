@@ -84,6 +84,12 @@ def test_int8_is_for_a_cpu(saved: Path) -> None:
     assert complaint == "int8 is for a CPU: pass device 'cpu', or bfloat16 for 'meta'"
 
 
+def test_int8_is_refused_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "has_integer_products", lambda: False)
+    monkeypatch.setattr("expedit_sam.build.fetch", lambda _: pytest.fail("it was downloaded"))
+    assert complaint_of("vit_b", precision="int8").startswith("int8 needs a CPU with AVX-512 VNNI")
+
+
 def test_unknown_precision(saved: Path) -> None:
     complaint = complaint_of("vit_b", checkpoint=saved, precision="int3")
     assert complaint.endswith("choose one of float32, bfloat16, int8")

@@ -10,7 +10,7 @@ from expedit_sam.errors import InputError
 from expedit_sam.hourglass.settings import Hourglass, fitting
 from expedit_sam.model.architectures import ARCHITECTURES, Architecture, new_sam
 from expedit_sam.model.block import DEFAULT_WINDOW
-from expedit_sam.model.int8 import quantize
+from expedit_sam.model.int8 import quantize, require_integer_products
 from expedit_sam.model.sam import Sam
 from expedit_sam.weights.download import fetch
 from expedit_sam.weights.embedded import EMBEDDED_MODEL, read_embedded
@@ -67,8 +67,10 @@ def build_sam(
     # What does not fit fails before a long download.
     setting = fitting(hourglass, architecture.depth, architecture.window_size or DEFAULT_WINDOW)
     place = _available(device)
-    if precision == "int8" and place.type != "cpu":
-        raise InputError(f"int8 is for a CPU: pass device 'cpu', or bfloat16 for '{place}'")
+    if precision == "int8":
+        if place.type != "cpu":
+            raise InputError(f"int8 is for a CPU: pass device 'cpu', or bfloat16 for '{place}'")
+        require_integer_products()
     if checkpoint == RANDOM:
         sam = _untrained(architecture)
     elif checkpoint is not None:

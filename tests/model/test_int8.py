@@ -88,6 +88,23 @@ def test_zeros_give_the_bias_and_nan_stays_nan() -> None:
     assert layer(torch.full((1, 24), torch.nan)).isnan().all()
 
 
+@torch.no_grad()
+def test_weights_of_a_float_layer_are_rounded_when_they_are_loaded() -> None:
+    layer, x = a_layer(), torch.randn(3, 24)
+    expected = Int8Linear(layer)(x)
+    weights = nn.Sequential(layer).state_dict()
+    loading = nn.Sequential(Int8Linear(nn.Linear(24, 10)))
+    loading.load_state_dict(weights)
+    assert torch.equal(loading(x), expected)
+    assert list(weights) == ["0.weight", "0.bias"]
+    loading.load_state_dict(nn.Sequential(Int8Linear(nn.Linear(24, 10))).state_dict())
+    assert not torch.equal(loading(x), expected)
+    loading.load_state_dict({name: weight.half() for name, weight in weights.items()})
+    torch.testing.assert_close(loading(x), expected, rtol=0, atol=0.02)
+    with pytest.raises(RuntimeError, match="size mismatch for 0"):
+        loading.load_state_dict(nn.Sequential(nn.Linear(23, 10)).state_dict())
+
+
 @pytest.mark.parametrize("hourglass", [None, "balanced"])
 @torch.no_grad()
 def test_an_encoder_is_close_to_float32(tiny_sam: Sam, hourglass: str | None) -> None:
@@ -115,6 +132,8 @@ def test_nothing_is_learned_through_it(tiny_sam: Sam) -> None:
     assert not encoder(pixels).requires_grad
     with pytest.raises(InputError, match="an int8 encoder has no gradients"):
         encoder(pixels.requires_grad_())
+    with pytest.raises(InputError, match="an int8 encoder has no gradients"):
+        torch.func.jvp(encoder, (pixels.detach(),), (torch.ones_like(pixels),))
 
 
 def test_it_is_not_converted(tiny_sam: Sam, tmp_path: Path) -> None:

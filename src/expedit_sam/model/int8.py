@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from expedit_sam.errors import InputError
 from expedit_sam.model.image_encoder import ImageEncoderViT
@@ -40,7 +41,8 @@ class Int8Linear(nn.Module):
     """A linear layer whose weights, and whose input while it runs, are rounded to 8 bits.
 
     Each output channel's weights have a scale of their own, and so has each token, found when it
-    comes (ZeroQuant, arXiv 2206.01861, section 4.1). The output is of the input's type.
+    comes (ZeroQuant, arXiv 2206.01861, section 4.1). The output is of the input's type. Weights of
+    a float32 layer are rounded when ``load_state_dict`` brings them.
 
     Arguments:
         layer: what to round; it is not changed.
@@ -52,15 +54,23 @@ class Int8Linear(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        _require_integer_products()
+        require_integer_products()
         weight, scale = _rounded(layer.weight.detach())
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale[:, 0])
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        _require_integer_products()  # it may come from another machine
+        require_integer_products()  # it may come from another machine
         super().__setstate__(state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        weight = state_dict.get(f"{prefix}weight")
+        if isinstance(weight, Tensor) and weight.is_floating_point() and weight.ndim == 2:
+            # A float32 network's, which to copy into integers would cut to zeros.
+            rounded, scale = _rounded(weight.detach().float())
+            state_dict = state_dict | {f"{prefix}weight": rounded, f"{prefix}scale": scale[:, 0]}
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def forward(self, x: Tensor) -> Tensor:
         """(...)xC to (...)xO.
@@ -68,7 +78,7 @@ class Int8Linear(nn.Module):
         Raises:
             InputError: gradients are asked for.
         """
-        if x.requires_grad and torch.is_grad_enabled():
+        if (x.requires_grad and torch.is_grad_enabled()) or _has_tangent(x):
             raise InputError("an int8 encoder has no gradients: build it in float32")
         # In float32, because sums of products exceed what float16 can hold.
         tokens, scale = _rounded(x.flatten(0, -2).float())
@@ -77,6 +87,11 @@ class Int8Linear(nn.Module):
         if self.bias is not None:
             products.add_(self.bias)
         return products.unflatten(0, x.shape[:-1]).to(x.dtype)
+
+
+def _has_tangent(x: Tensor) -> bool:
+    """Whether forward differentiation follows a tensor, which it would lose at the rounding."""
+    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None
 
 
 def has_integer_products() -> bool:
@@ -88,7 +103,8 @@ def has_integer_products() -> bool:
     return torch.cpu._is_vnni_supported()
 
 
-def _require_integer_products() -> None:
+def require_integer_products() -> None:
+    """Raise ``InputError`` if this CPU does not multiply 8-bit integers."""
     if not has_integer_products():
         raise InputError("int8 needs a CPU with AVX-512 VNNI instructions: choose float32 here")
 
