@@ -129,6 +129,83 @@ def test_the_tab_key_shows_where_it_is(visit: Visit, address: str) -> None:
         assert ring == "solid"
     assert page.locator(":focus").get_attribute("value") == "fast"
     assert page.get_by_role("listbox").count() == 0  # nothing lies open over other things
+    page.locator("#points-per-side input[type=number]").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").get_attribute("type") == "range"
+    ring = page.locator(":focus").evaluate("slider => getComputedStyle(slider).outlineStyle")
+    assert ring == "solid"
+
+
+def test_what_is_read_aloud(visit: Visit, address: str) -> None:
+    page = visit(address)
+    page.locator("html").evaluate("page => page.lang = 'de'")  # as Gradio does where German is read
+    page.get_by_role("button", name="coffee.jpg").click()
+    page.locator("#status [aria-live=polite]", has_text="coffee.jpg").wait_for()
+    assert page.locator("html").get_attribute("lang") == "en"
+    page.get_by_role("group", name="Speed", exact=True).wait_for()
+    page.get_by_role("button", name="Find masks").click()
+    page.locator("#everything-status [aria-live=polite]", has_text="post-process").wait_for()
+    page.locator("#everything-prepare").click()
+    page.get_by_role("link", name="coffee_masks.zip").wait_for()
+    open_tab(page, "Compare")
+    page.get_by_role("img", name="Mask at speed B").wait_for()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_words_stand_out(visit: Visit, address: str, theme: str) -> None:
+    page = visit(f"{address}?__theme={theme}")
+    choose_example(page, "cat.jpg")
+    page.get_by_role("button", name="Find masks").click()
+    said(page, "everything-status", "post-process")
+    downloads(page, "everything")
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(1000)  # colours fade into others
+    for words in ("#find", "[role=tab][aria-selected=true]", "#everything-files a >> nth=1"):
+        color, *below = page.locator(words).evaluate("""words => {
+            const colors = [getComputedStyle(words).color];
+            for (let part = words; part; part = part.parentElement)
+                colors.push(getComputedStyle(part).backgroundColor);
+            return colors;
+        }""")
+        opaque = next(color for color in below if not color.startswith("rgba"))
+        dark, bright = sorted((luminance(color), luminance(opaque)))
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, words  # WCAG's least for small print
+
+
+def test_with_few_colours(visit: Visit, address: str) -> None:
+    """Windows' contrast themes take away all backgrounds, which Gradio draws choices with."""
+    page = visit(address)
+    page.emulate_media(forced_colors="active")
+    for control in ("radio", "range"):
+        shape = "control => getComputedStyle(control).appearance"
+        assert page.locator(f"input[type={control}]").first.evaluate(shape) == "auto"
+    paint = "part => getComputedStyle(part).backgroundColor"
+    backgrounds = [tab.evaluate(paint) for tab in page.get_by_role("tab").all()]
+    assert backgrounds[0] != backgrounds[1] == backgrounds[2]
+    assert page.locator("#find").evaluate("part => getComputedStyle(part).borderStyle") == "solid"
+
+
+def test_choosing_faster_than_the_network_answers(visit: Visit, address: str) -> None:
+    page = visit(address)
+    choose_example(page, "rocket.jpg")
+    for name in ("Click", "Inside"):
+        open_tab(page, name)
+        page.locator(f"#{name.lower()}-picture img").wait_for()
+    open_tab(page, "Everything")
+    slow = {"offline": False, "latency": 400, "downloadThroughput": -1, "uploadThroughput": -1}
+    connection = page.context.new_cdp_session(page)
+    connection.send("Network.enable")
+    connection.send("Network.emulateNetworkConditions", slow)
+    for name in ("cat.jpg", "coffee.jpg"):
+        page.locator(f"#examples button:has(img[src*='{name}'])").click()
+    said(page, "status", "coffee.jpg")
+    page.wait_for_timeout(2000)
+    for name in ("Inside", "Click", "Inside"):
+        open_tab(page, name)
+        page.wait_for_timeout(100)
+    said(page, "inside-status", "tokens become")
+    shown(page, "inside-picture", lambda picture: picture.shape == (400, 600, 3))
 
 
 def test_places_typed_on_a_large_picture(
@@ -363,6 +440,19 @@ def test_speeds_show_what_was_measured(visit: Visit, address: str, tiny_networks
     said(page, "speed", f"fast ({times['fast']:.1f}x)")
 
 
+def test_nothing_moves_when_speeds_are_measured(
+    visit: Visit, address: str, tiny_networks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, go_on = held(tiny_networks, "speedups", monkeypatch)
+    page = visit(address)
+    page.wait_for_timeout(1000)  # all is in its place
+    below = page.locator("#status")
+    before = below.bounding_box()
+    go_on.set()
+    said(page, "speed", "fast (")
+    assert below.bounding_box() == before
+
+
 def test_a_broken_upload(visit: Visit, address: str, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and then nothing")
     Image.new("RGB", (30, 20), "red").save(tmp_path / "good.png")
@@ -449,6 +539,24 @@ def test_cancelling(visit: Visit, address: str) -> None:
     said(page, "everything-status", "post-process")
 
 
+def test_what_was_said_of_the_last_run(
+    visit: Visit, address: str, tiny_networks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = visit(address)
+    choose_example(page, "cat.jpg")
+    page.locator("#everything-picture img").wait_for()
+    begun, go_on = held(tiny_networks, "segment", monkeypatch)
+    page.get_by_role("button", name="Find masks").click()
+    begun.wait()
+    page.get_by_role("button", name="Cancel").click()
+    said(page, "everything-status", "Cancelled")
+    page.wait_for_timeout(1000)  # until the page knows that the work has ended
+    page.get_by_role("button", name="Find masks").click()
+    page.locator("#everything-status", has_text="Cancelled").wait_for(state="hidden")
+    go_on.set()
+    said(page, "everything-status", "post-process")
+
+
 def test_on_a_phone(visit: Visit, address: str) -> None:
     page = visit(address, width=390, height=844)
     choose_example(page, "coffee.jpg")
@@ -463,6 +571,13 @@ def test_on_a_phone(visit: Visit, address: str) -> None:
     downloads(page, "click")
     cut_off = "name => name.scrollWidth > name.clientWidth"
     assert not page.locator("#click-files .stem").first.evaluate(cut_off)
+    stem, suffix, link, cross = (
+        page.locator(f"#click-files {part}").first.bounding_box()
+        for part in (".stem", ".ext", "a", "button")
+    )
+    assert stem["y"] == suffix["y"]  # on one line
+    assert suffix["x"] + suffix["width"] <= link["x"]
+    assert link["x"] + link["width"] <= cross["x"]
 
 
 def press(page: Any, control: Any) -> None:
@@ -484,6 +599,13 @@ def type_numbers(page: Any, numbers: dict[str, str]) -> None:
         if all(field.input_value() == number for field, number in fields.items()):
             return
     raise AssertionError(f"the fields never kept {numbers}")
+
+
+def luminance(color: str) -> float:
+    """WCAG's relative luminance of rgb(r, g, b)."""
+    shares = np.array(color[4:-1].split(","), dtype=float) / 255
+    linear = np.where(shares <= 0.03928, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def plus_at(picture: np.ndarray, across: float, down: float) -> bool:

@@ -38,10 +38,10 @@ def compare_tab(shared: Shared) -> None:
         with gr.Row():
             with gr.Column(min_width=300):
                 first = gr.Radio(list(PRESETS), value="exact", label="Speed A", elem_id="first")
-                first_view = picture_view("A", "first-picture")
+                first_view = picture_view("Mask at speed A", "first-picture")
             with gr.Column(min_width=300):
                 second = gr.Radio(list(PRESETS), value="fast", label="Speed B", elem_id="second")
-                second_view = picture_view("B", "second-picture")
+                second_view = picture_view("Mask at speed B", "second-picture")
         with gr.Row():
             with gr.Column(min_width=300):
                 panel = PromptPanel("compare")

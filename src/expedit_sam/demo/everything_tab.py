@@ -135,6 +135,7 @@ def everything_tab(shared: Shared) -> None:
 
     entered(tab, shared)
     shared.chosen.then(show_picture, session, result, **INSTANT)
+    run.click(None, None, status, js="() => ''", **INSTANT)  # what was said of the last run goes
     running = run.click(
         find, [session, shared.model, shared.speed, grid], result, show_progress_on=view, **LONG
     )

@@ -14,7 +14,7 @@ from expedit_sam.demo.everything_tab import everything_tab
 from expedit_sam.demo.inside_tab import inside_tab
 from expedit_sam.demo.networks import Networks
 from expedit_sam.demo.pictures import check_uploaded, example_files, read_picture
-from expedit_sam.demo.shared import CHOOSE_FIRST, INSTANT, Session, Shared, failed
+from expedit_sam.demo.shared import CHOOSE_FIRST, INSTANT_LATEST, Session, Shared, failed
 from expedit_sam.hourglass import PRESETS
 
 HOURS = 2  # after which the server forgets a picture and deletes its files
@@ -56,7 +56,7 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
                     label="Or one of these",
                     elem_id="examples",
                 )
-                examples.click(lambda sample: sample[0], examples, upload, **INSTANT)
+                examples.click(lambda sample: sample[0], examples, upload, **INSTANT_LATEST)
             with gr.Column(scale=2, min_width=300):
                 # Not a gr.Dropdown: left with the Tab key, its list stays open over what is below.
                 model = gr.Radio(

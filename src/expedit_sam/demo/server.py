@@ -24,10 +24,37 @@ _CSS = """
 .file-preview .filename span { font-size: var(--text-md); }
 .file-preview .stem { display: inline !important; }
 .pending { opacity: 0.7 !important; }
-input:is([type="radio"], [type="checkbox"], [type="number"]):focus-visible {
+input:is([type="radio"], [type="checkbox"], [type="number"], [type="range"]):focus-visible {
   outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
 .file-preview .stem, #status code { white-space: normal !important; overflow-wrap: anywhere; }
+#speed label:not(:first-child, [data-testid*="("]) span::after {  /* room for what is measured */
+  content: " (0.0x)"; white-space: pre; visibility: hidden; }
+.file-preview .download { min-width: max-content !important; }
+button[role="tab"][aria-selected="true"] { color: var(--link-text-color) !important; }
 @media (max-width: 480px) { button[role="tab"] { padding: 0 10px !important; } }
+@media (forced-colors: active) {
+  input { appearance: auto !important; }
+  button { border: 1px solid !important; }
+  button[role="tab"][aria-selected="true"] { background: Highlight; color: HighlightText !important;
+    forced-color-adjust: none; }
+}
+"""
+
+# For those who hear the page: names that Gradio does not give, results that it does not tell, and
+# the language of nearly all words, in place of the browser's.
+_HEAD = """
+<script>
+const told = {
+  "html": (it) => (it.lang = "en"),
+  "#examples img": (it) => (it.alt = it.src.split("/").pop()),
+  "fieldset > [data-testid=block-info]": (it) => (it.parentElement.ariaLabel = it.textContent),
+  "a[download]": (it) => (it.ariaLabel = `${it.download} ${it.textContent}`),
+  ":is([id$=status], #mask-about) [data-testid=markdown]": (it) => (it.ariaLive = "polite"),
+};
+new MutationObserver(() => {
+  for (const [which, tell] of Object.entries(told)) document.querySelectorAll(which).forEach(tell);
+}).observe(document, { childList: true, subtree: true });
+</script>
 """
 
 
@@ -65,6 +92,7 @@ def running(networks: Networks, host: str, port: int) -> Iterator[str]:
                 state_session_capacity=SESSIONS,
                 theme=_theme(),
                 css=_CSS,
+                head=_HEAD,
             )
         except OSError as error:
             raise unavailable(host, port) from error
@@ -75,7 +103,7 @@ def running(networks: Networks, host: str, port: int) -> Iterator[str]:
 
 
 def _theme() -> Any:
-    """Gradio's own, with the computer's fonts, not downloaded ones, and darker small print."""
+    """Gradio's own, with the computer's fonts, not downloaded ones, and in stronger contrast."""
     import gradio as gr
 
     theme = gr.themes.Default(
@@ -90,4 +118,9 @@ def _theme() -> Any:
         block_title_text_color="*neutral_800",
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        link_text_color_dark="*secondary_400",
+        link_text_color_visited="*secondary_600",
+        link_text_color_visited_dark="*secondary_400",
     )

@@ -36,6 +36,8 @@ QUICK: dict[str, Any] = {
 }
 
 INSTANT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# What is chosen while the answer is on its way has its turn afterwards, or it would be passed over.
+INSTANT_LATEST: dict[str, Any] = INSTANT | {"trigger_mode": "always_last"}
 
 CHOOSE_FIRST = (
     "Choose a picture first: upload or drop one, paste one with the clipboard button, "
@@ -175,7 +177,7 @@ def entered(tab: gr.Tab, shared: Shared) -> Any:
     def enter(session: Session) -> None:
         session.tab = str(tab.label)
 
-    return tab.select(enter, shared.session, None, **INSTANT)
+    return tab.select(enter, shared.session, None, **INSTANT_LATEST)
 
 
 def picture_view(label: str, name: str) -> gr.Image:
