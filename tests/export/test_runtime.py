@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,22 @@ def test_bgr_and_faults_are_as_with_the_network(exported: Export, photo: np.ndar
     np.testing.assert_array_equal(predictor.features, expected)
     with pytest.raises(InputError, match="one label a point"):
         predictor.predict(POINTS[0])
+
+
+def test_openvino_tells_its_maker_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    program = """if True:
+        import sys
+        from expedit_sam.export.graphs import import_openvino
+
+        import_openvino().Core()
+        assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+    """
+    # On some services for tests it tells nothing anyway.
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment |= {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []  # its records
 
 
 def test_strangers_are_refused(exported: Export, tmp_path: Path) -> None:

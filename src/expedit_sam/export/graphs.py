@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,13 +62,19 @@ class OnnxGraph:
         return self._session.run(outputs, dict(inputs))
 
 
+def import_openvino() -> Any:
+    """The openvino package, which else tells its maker of each import and conversion."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # cannot be imported
+    import openvino
+
+    return openvino
+
+
 class OpenVinoGraph:
     """A graph in OpenVINO on the CPU, computing in float32 where the graph does."""
 
     def __init__(self, path: Path) -> None:
-        import openvino
-
-        core = openvino.Core()
+        core = import_openvino().Core()
         model = core.read_model(path)
         self.digest = model.get_rt_info(DIGEST_KEY).value if model.has_rt_info(DIGEST_KEY) else None
         # Left to itself it takes bfloat16 where the CPU has it, which clusters differently.

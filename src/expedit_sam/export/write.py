@@ -17,6 +17,7 @@ from expedit_sam.appearing import HIDDEN, appearing_together
 from expedit_sam.errors import InputError
 from expedit_sam.export.decoder import SamOnnxModel
 from expedit_sam.export.encoder import EncoderGraph, average_pooling
+from expedit_sam.export.graphs import import_openvino
 from expedit_sam.export.metadata import DIGEST_KEY, FORMATS, PRECISIONS, Metadata, graph_path
 from expedit_sam.extras import require
 from expedit_sam.model.int8 import require_float
@@ -209,8 +210,7 @@ def _save_onnx(source: Path, target: Path, digest: str) -> None:
 
 
 def _save_openvino(source: Path, target: Path, digest: str, compress: bool) -> None:
-    import openvino
-
+    openvino = import_openvino()
     model = openvino.convert_model(source)
     model.set_rt_info(digest, DIGEST_KEY)
     try:
