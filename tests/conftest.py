@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,9 @@ settings.load_profile("untimed")
 # What is printed depends on these, and some machines set them.
 for variable in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
     os.environ.pop(variable, None)
+
+# For each import and conversion OpenVINO would fork this process, to tell its maker.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 # A script's background jobs ignore Ctrl+C, and so does what they start; some tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

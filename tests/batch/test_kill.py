@@ -60,32 +60,38 @@ def kill_after(shards: int, source: Path, out: Path, *more: str) -> None:
     process.wait()
 
 
-def test_killed_twice_and_resumed(tmp_path: Path) -> None:
-    source = write_pictures(tmp_path / "pictures", 24)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """Pictures, and the shards of a batch of them that nobody has disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    source = write_pictures(folder / "pictures", 24)
     (source / "010.png").write_bytes(b"no picture")
-    finish(source, tmp_path / "whole", "--workers", "0")
+    finish(source, folder / "out", "--workers", "0")
+    return source, shards_of(folder / "out")
+
+
+def test_killed_twice_and_resumed(whole: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    source, shards = whole
     out = tmp_path / "out"
     kill_after(1, source, out, "--workers", "0")
     assert 1 <= len(shards_of(out)) < 6
     (out / "shards" / ".000003.parquet.part").write_bytes(b"as a power cut might leave it")
     kill_after(3, source, out, "--workers", "0")
     finish(source, out, "--workers", "0")
-    assert shards_of(out) == shards_of(tmp_path / "whole")
+    assert shards_of(out) == shards
     rows = rows_of(out)
     assert [row["index"] for row in rows] == list(range(24))
     assert [row["image"] for row in rows if row["error"]] == ["010.png"]
 
 
 @pytest.mark.slow
-def test_on_ray_as_in_one_process(tmp_path: Path) -> None:
+def test_on_ray_as_in_one_process(whole: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     """Two workers, the driver killed in between: the same bytes, and not a word."""
     pytest.importorskip("ray")
-    source = write_pictures(tmp_path / "pictures", 24)
-    (source / "010.png").write_bytes(b"no picture")
-    finish(source, tmp_path / "whole", "--workers", "0")
+    source, shards = whole
     kill_after(1, source, tmp_path / "out", "--workers", "2")
     finish(source, tmp_path / "out", "--workers", "2")
-    assert shards_of(tmp_path / "out") == shards_of(tmp_path / "whole")
+    assert shards_of(tmp_path / "out") == shards
 
 
 @pytest.mark.slow

@@ -66,7 +66,10 @@ def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
+        # One for all: another one would have to get and compile Gradio's scripts anew.
+        context = browser.new_context()
+        context.set_default_timeout(PATIENCE)
+        yield context
         browser.close()
 
 
@@ -76,13 +79,12 @@ def visit(browser: Any) -> Iterator[Visit]:
     for anything but the server."""
     complaints: list[str] = []
     requests: list[str] = []
-    contexts: list[Any] = []
+    pages: list[Any] = []
 
     def visit(address: str, width: int = 1280, height: int = 900) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": height})
-        context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        page = context.new_page()
+        page = browser.new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
         page.on("console", lambda line: complaints.append(line.text) if is_error(line) else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
@@ -91,8 +93,8 @@ def visit(browser: Any) -> Iterator[Visit]:
         return page
 
     yield visit
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert complaints == []
     local = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")
     assert [url for url in requests if not url.startswith(local)] == []

@@ -30,13 +30,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
     from expedit_sam.export.write import export_sam
 
     @cache
-    def exported(
-        speed: str = "balanced", format: str = "onnx", precision: str = "float32"
-    ) -> tuple:
+    def written(speed: str, format: str, precision: str) -> tuple[Sam, Path]:
         pytest.importorskip(format)
         sam = small_sam(speed)
         folder = tmp_path_factory.mktemp("exported")
         export_sam(sam, folder, model="vit_s", format=format, precision=precision)
         return sam, folder
+
+    def exported(
+        speed: str = "balanced", format: str = "onnx", precision: str = "float32"
+    ) -> tuple[Sam, Path]:
+        return written(speed, format, precision)
 
     return exported
