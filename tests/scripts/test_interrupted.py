@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import runpy
-import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-
-from expedit_sam.appearing import appearing_together
 
 SCRIPTS = sorted(Path(__file__).parents[2].joinpath("scripts").glob("*.py"))
 
@@ -30,18 +29,22 @@ def test_an_interrupted_script_says_so_in_one_line(
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_a_terminated_script_clears_away_what_is_being_written(
-    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Path, tmp_path: Path
 ) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    program = """if True:
+        import argparse, runpy, signal, sys
+        from pathlib import Path
 
-    def terminate(*_: object) -> None:
-        assert callable(signal.getsignal(signal.SIGTERM))  # or this process would end
-        with appearing_together(tmp_path / "out") as place:
-            (place / "half").touch()
-            signal.raise_signal(signal.SIGTERM)
+        from expedit_sam.appearing import appearing_together
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", terminate)
-    with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(script), run_name="__main__")
-    assert left.value.code == 143
+        def terminate(*_):
+            with appearing_together(Path("out")) as place:
+                (place / "half").touch()
+                signal.raise_signal(signal.SIGTERM)
+
+        argparse.ArgumentParser.parse_args = terminate
+        runpy.run_path(sys.argv[1], run_name="__main__")
+    """
+    ended = subprocess.run([sys.executable, "-c", program, str(script)], cwd=tmp_path, check=False)
+    assert ended.returncode == 143
     assert list((tmp_path / "out").iterdir()) == []
