@@ -14,6 +14,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -51,6 +52,8 @@ def cluster(address: str | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`|infinite retries")
     if address:  # one try takes 40 seconds; Ray's 20 would be a quarter of an hour of silence
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+    else:  # on all networks Ray runs what anybody sends who has its token, or may read ~/.ray
+        os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
     try:
         import ray
     except ImportError as error:
