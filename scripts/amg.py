@@ -23,7 +23,7 @@ from expedit_sam.cli.original_options import (
     generator_arguments,
     read_network,
 )
-from expedit_sam.errors import InputError
+from expedit_sam.errors import InputError, one_line
 from expedit_sam.images import find_images, is_image_name, read_image
 from expedit_sam.results import result_names
 
@@ -44,7 +44,7 @@ def main() -> int:
         return _fault(error)
     failed = 0
     for image, name in zip(images, result_names(images), strict=True):
-        print(f"Processing '{image}'...", flush=True)
+        print(one_line(f"Processing '{image}'..."), flush=True)
         try:
             _write_masks(generator, image, options.output / name)
         except Exception as error:
@@ -93,7 +93,7 @@ def _write_masks(generator: SamAutomaticMaskGenerator, image: Path, target: Path
 
 
 def _fault(error: Exception) -> int:
-    print(f"amg.py: {error}", file=sys.stderr, flush=True)
+    print(f"amg.py: {one_line(error)}", file=sys.stderr, flush=True)
     return 2
 
 

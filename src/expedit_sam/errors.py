@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class InputError(ValueError):
     """A fault in the user's input; the message is one line that names it and the remedy."""
@@ -9,6 +11,12 @@ class InputError(ValueError):
 
 class CheckpointError(InputError):
     """A checkpoint that is missing, damaged, foreign or of another model."""
+
+
+def one_line(text: object) -> str:
+    """What to print: names of files may hold control characters, which would steer a terminal."""
+    controls = r"[\x00-\x1f\x7f-\x9f]"
+    return re.sub(controls, lambda found: ascii(found[0])[1:-1], str(text))
 
 
 def is_out_of_memory(error: Exception) -> bool:

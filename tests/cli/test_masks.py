@@ -221,6 +221,16 @@ def test_a_bad_image_among_good_ones(run: Callable, tmp_path: Path, photo_file: 
     assert "b.jpg is damaged" in error
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_do_not_steer_the_terminal(run: Callable, photo_file: Path) -> None:
+    photo_file.rename("a\x1b]52;c;eA==\x07\n\x9b2Jb.png")
+    Path("c\x1b[2J.png").write_text("no picture")
+    result = run("masks", ".", *UNTRAINED)
+    assert result.stderr.splitlines()[0].startswith(r"a\x1b]52;c;eA==\x07\n\x9b2Jb.png: ")
+    assert r"error: c\x1b[2J.png is no image" in result.stderr.splitlines()[-1]
+    assert run("masks", "x\x1b[2J").stderr.startswith(r"error: x\x1b[2J does not exist")
+
+
 def test_a_locked_image_among_good_ones(
     run: Callable, tmp_path: Path, photo_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

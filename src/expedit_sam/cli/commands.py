@@ -22,7 +22,7 @@ from expedit_sam.cli.models import models
 from expedit_sam.cli.predict import predict
 from expedit_sam.cli.serve import serve
 from expedit_sam.cli.tune import tune
-from expedit_sam.errors import InputError, is_out_of_memory
+from expedit_sam.errors import InputError, is_out_of_memory, one_line
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -59,7 +59,7 @@ class _Commands(TyperGroup):
 
 def _leave(message: str, code: int) -> NoReturn:
     """End the program with a line on standard error and an exit code."""
-    typer.echo(" ".join(message.splitlines()), err=True)
+    typer.echo(one_line(" ".join(message.splitlines())), err=True)
     raise typer.Exit(code) from None
 
 

@@ -34,7 +34,7 @@ from expedit_sam.cli.network import (
     find_export,
     load_network,
 )
-from expedit_sam.errors import InputError
+from expedit_sam.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,7 +120,7 @@ def masks(
     )
     faults = _segment(generator, files, out, kinds, overlay)
     for fault in faults:
-        typer.echo(f"error: {fault}", err=True)
+        typer.echo(f"error: {one_line(fault)}", err=True)
     if faults:
         raise typer.Exit(2)
 

@@ -17,7 +17,7 @@ from expedit_sam.cli.network import (
     SpeedOption,
     load_network,
 )
-from expedit_sam.errors import InputError
+from expedit_sam.errors import InputError, one_line
 
 
 def predict(
@@ -109,4 +109,4 @@ def predict(
     )
     for record in records:
         typer.echo(f"predicted IoU {record['predicted_iou']:.3f}")
-    typer.echo(f"written: {', '.join(map(str, written))}")
+    typer.echo(one_line(f"written: {', '.join(map(str, written))}"))

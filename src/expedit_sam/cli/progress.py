@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from expedit_sam.errors import one_line
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -62,7 +64,7 @@ class ImageProgress(_Bars):
 
     def begin(self, image: str) -> None:
         """The next image begins."""
-        self._bars.reset(self._points, description=f"points of {image}", total=None)
+        self._bars.reset(self._points, description=f"points of {one_line(image)}", total=None)
 
     def points(self, done: int, total: int) -> None:
         """So many of its points are done."""
@@ -70,7 +72,7 @@ class ImageProgress(_Bars):
 
     def end(self, result: str) -> None:
         """The image is done; print its result as a line."""
-        self._bars.console.print(result)
+        self._bars.console.print(one_line(result))
         self._bars.advance(self._images)
 
 
