@@ -221,6 +221,16 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "too many pixels" in refusal(path)
 
 
+def test_a_jpeg_of_very_many_scans(tmp_path: Path) -> None:
+    path = tmp_path / "hours.jpg"
+    Image.new("L", (90, 120)).save(path, progressive=True)
+    content = path.read_bytes()
+    last = content[content.rfind(b"\xff\xda") : -2]
+    assert read_image(path).shape == (120, 90, 3)
+    path.write_bytes(content[:-2] + 500 * last + content[-2:])
+    assert "is a JPEG of 506 scans" in refusal(path)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_nothing_that_starts_programs_or_holds_other_files(tmp_path: Path, packed: bool) -> None:
     drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"

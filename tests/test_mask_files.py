@@ -70,3 +70,11 @@ def _texts(image: Image.Image) -> object:
     texts = PngInfo()
     texts.add_text("Contents", image.info["Contents"])
     return texts
+
+
+def test_a_mask_of_another_kind_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("was run"))
+    Image.new("RGB", (9, 9)).save(tmp_path / "001.png", "EPS")
+    assert corrected_masks(tmp_path) == [tmp_path / "001.png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterable
 from glob import glob
@@ -37,6 +38,8 @@ SUFFIXES = frozenset(
 )
 # Not all that Pillow knows: EPS would start Ghostscript, and IPTC may hold an image of any size.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_SCAN = re.compile(b"\xff\xda\0[\x08\x0a\x0c\x0e]")  # a JPEG's marker, and the length after it
+_MOST_SCANS = 500  # of a JPEG; progressive ones have about ten, in a few pictures each
 _CONVERT = "convert it to JPEG or PNG"
 
 # Pillow warns of a decompression bomb at 89 megapixels, which cameras reach; at twice that it
@@ -93,6 +96,8 @@ def decode_image(file: BinaryIO, name: str, megapixels: float | None = None) -> 
         known = [name for name in _FORMATS if name in Image.OPEN]
         with Image.open(file, formats=known) as image:
             _check_size(image, name, megapixels)
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(file, name)
             return np.array(_to_rgb(_upright(image), image.format))
     except UnidentifiedImageError:
         raise InputError(f"{name} is no image that can be read: {_unidentified(file)}") from None
@@ -186,6 +191,16 @@ def _check_size(image: Image.Image, name: str, megapixels: float | None) -> None
         raise InputError(
             f"{name} has {width}x{height} pixels: scale it to at most {megapixels:g} megapixels"
         )
+
+
+def _check_scans(file: BinaryIO, name: str) -> None:
+    """Refuse a JPEG of a few bytes that would take hours, because it goes over its pixels often."""
+    place = file.tell()
+    file.seek(0)
+    scans = len(_SCAN.findall(file.read()))
+    file.seek(place)
+    if scans > _MOST_SCANS:
+        raise InputError(f"{name} is a JPEG of {scans} scans: save it again, as PNG for instance")
 
 
 def _upright(image: Image.Image) -> Image.Image:

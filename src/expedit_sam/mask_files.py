@@ -42,7 +42,7 @@ def _is_mask_name(path: Path) -> bool:
 
 def _is_as_written(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:  # EPS would start Ghostscript
             return image.info.get(_CONTENTS) == _hash(np.asarray(image))
     except Exception:  # Pillow raises many kinds at files that are no PNG, or half a one
         return False

@@ -64,8 +64,9 @@ def test_what_will_not_change_is_given_up(
 def test_nobody_waits_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "1.png")
     (item,) = list_items(str(tmp_path / "1.png")).to_pylist()
-    with pytest.raises(InputError, match=r"1\.png is no file: name an image"):
-        loading.load_item(item)
+    for uri in (item["uri"], f"file://{item['uri']}"):
+        with pytest.raises(InputError, match=r"1\.png is no file: name an image"):
+            loading.load_item(item | {"uri": uri})
     with pytest.raises(InputError, match="no images in"):
         list_items(str(tmp_path))
 

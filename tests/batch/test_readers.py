@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tarfile
+from functools import partial
 from pathlib import Path, PureWindowsPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from expedit_sam.batch.job import read_shard
+from expedit_sam.batch.loading import _read_cell
 from expedit_sam.batch.readers import _below
 from expedit_sam.batch.sources import list_items
 from expedit_sam.errors import InputError
@@ -123,6 +127,29 @@ def test_parquet_with_bytes(tmp_path: Path) -> None:
     shows(listed(tmp_path / "bare.parquet"), 5, 6, 7)
     pq.write_table(pa.table({"bytes": [png(1)]}), tmp_path / "plain.parquet")
     shows(listed(tmp_path / "plain.parquet"), 1)
+
+
+def test_what_ray_would_unpickle_is_not_read(tmp_path: Path) -> None:
+    pytest.importorskip("ray.data")  # which registers its types for all that Arrow reads
+
+    class Hostile:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "touched",)
+
+    pickled = {b"ARROW:extension:name": b"ray.data.arrow_pickled_object"}
+    pickled |= {b"ARROW:extension:metadata": b""}
+    hostile = pa.field("x", pa.large_binary(), metadata=pickled)
+    file = tmp_path / "d.parquet"
+    for image, points in ((hostile, None), (pa.field("x", pa.binary()), hostile)):
+        fields = {"image": image, "points": points} if points else {"image": image}
+        schema = pa.schema([field.with_name(name) for name, field in fields.items()])
+        values = [pa.array([pickle.dumps(Hostile())], field.type) for field in schema]
+        pq.write_table(pa.Table.from_arrays(values, schema=schema), file)
+        calls = [partial(list_items, str(file)), partial(read_shard, file, [*fields])]
+        for call in calls if points else [*calls, partial(_read_cell, str(file), 0)]:
+            with pytest.raises(InputError, match=r"d\.parquet holds pickled objects, which could"):
+                call()
+    assert not (tmp_path / "touched").exists()
 
 
 def test_parquet_with_paths(tmp_path: Path, pictures: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -189,14 +190,35 @@ def test_bad_regions(labelled: Path) -> None:
         find_examples(labelled)[0].read(None, 0)
 
 
+def test_regions_of_a_hostile_file(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (300, 300)).save(labelled / "one.png")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 20_000)  # at twice that Pillow raises
+    with pytest.raises(InputError, match=r"one\.png is no label map"):
+        find_examples(labelled)[0].read(None, 0)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("was run"))
+    Image.new("RGB", (9, 9)).save(labelled / "one.png", "EPS")
+    with pytest.raises(InputError, match=r"one\.png is no label map"):
+        find_examples(labelled)[0].read(None, 0)
+    header = {"descr": "<u2", "fortran_order": False, "shape": (1, 10**6, 10**6)}
+    with (
+        zipfile.ZipFile(labelled / "one.npz", "w") as archive,
+        archive.open("segmentations.npy", "w") as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(InputError, match=r"one\.npz holds no 'segmentations'"):
+        find_examples(labelled)[0].read(None, 0)
+
+
 @pytest.mark.parametrize(
     "segmentation",
     [
         {"counts": "~~", "size": [2]},
         {"size": [150, 221]},
+        {"counts": "P", "size": [150, 221]},
         {"counts": [-5, 150 * 221 + 5], "size": [150, 221]},
         [[60, 40, 1e300, 40, 120, 90]],
         [[60, 40, float("nan"), 40, 120, 90]],
+        [[0, 0, 1e6, 1e6] * 60],
     ],
 )
 def test_a_segmentation_that_is_none(labelled: Path, segmentation: object) -> None:

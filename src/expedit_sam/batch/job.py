@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from expedit_sam.batch.files import appearing
+from expedit_sam.batch.readers import check_plain
 from expedit_sam.batch.schema import SHARD
 from expedit_sam.batch.versions import with_versions
 from expedit_sam.errors import InputError
@@ -146,7 +147,9 @@ def read_shard(shard: Path, columns: list[str]) -> pa.Table:
         InputError: the file is damaged.
     """
     try:
-        return pq.ParquetFile(shard, page_checksum_verification=True).read(columns)
+        table = pq.ParquetFile(shard, page_checksum_verification=True).read(columns)
+        check_plain(table.schema, str(shard))
+        return table
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # of the file system: the file may be whole
             raise InputError(f"{shard} cannot be read ({error}): allow reading it") from error
@@ -157,7 +160,9 @@ def read_shard(shard: Path, columns: list[str]) -> pa.Table:
 
 def _read_items(folder: Path) -> pa.Table:
     try:
-        return pq.ParquetFile(folder / "items.parquet").read()
+        items = pq.ParquetFile(folder / "items.parquet").read()
+        check_plain(items.schema, f"{folder}/items.parquet")
+        return items
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{folder}/items.parquet, the list of the job, is missing or damaged: "

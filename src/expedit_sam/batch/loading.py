@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from expedit_sam.base_predictor import check_image
 from expedit_sam.batch.prompts import Prompt, prompts_of
-from expedit_sam.batch.readers import image_column, open_uri, unchained
+from expedit_sam.batch.readers import check_plain, image_column, open_uri, unchained
 from expedit_sam.batch.sources import readable
 from expedit_sam.errors import InputError
 from expedit_sam.images import decode_image
@@ -100,4 +100,6 @@ def _row_group(uri: str, group: int) -> pa.ChunkedArray:
     with open_uri(uri) as file:
         data = pq.ParquetFile(file)
         column = image_column(data.schema_arrow)
-        return data.read_row_group(group, columns=[column])[column]
+        table = data.read_row_group(group, columns=[column])
+        check_plain(table.schema, uri)
+        return table[column]

@@ -7,7 +7,7 @@ import json
 import os
 import posixpath
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from expedit_sam.batch.prompts import Prompt, box_prompt, points_prompt, prompts_of
 from expedit_sam.errors import InputError
@@ -45,6 +46,8 @@ def open_uri(uri: str) -> AbstractContextManager[Any]:
     Raises:
         InputError: it is a pipe or a device, which may never end.
     """
+    if uri.startswith(("file://", "local://")):
+        uri = LocalFileSystem._strip_protocol(uri)
     if "://" in uri:
         return fsspec.open(uri, "rb")
     path = Path(uri)
@@ -186,6 +189,7 @@ def _parquet(uri: str, base: str, name: str) -> Iterator[Item]:
             data = pq.ParquetFile(file)
             schema = data.schema_arrow
             column = image_column(schema)
+            check_plain((f for f in schema if f.name in (column, *_PROMPT_COLUMNS)), uri)
             wanted = [c for c in _PROMPT_COLUMNS if c in schema.names]
             if _is_text(schema.field(column).type):
                 wanted.append(column)
@@ -236,6 +240,16 @@ def image_column(schema: pa.Schema) -> str:
         f"no column of images among {', '.join(schema.names)}: "
         f"call it one of {', '.join(IMAGE_COLUMNS)}"
     )
+
+
+def check_plain(fields: Iterable[pa.Field], uri: str) -> None:
+    """See that reading columns of a Parquet file runs no code of its author.
+
+    Raises:
+        InputError: they hold objects that Ray, where it is loaded, unpickles as they are read.
+    """
+    if "extension<ray.data.arrow_pickled_object" in str(list(fields)):
+        raise InputError(f"{uri} holds pickled objects, which could run code: write plain values")
 
 
 def _below(base: str, name: str) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pycocotools import mask as coco
 
 from expedit_sam.errors import InputError
@@ -23,6 +23,7 @@ from expedit_sam.images import is_image_name, read_image
 SMALLEST_REGION = 0.001  # of the image
 # Pixels: pycocotools takes a step for each pixel of an outline, and would not end on absurd ones.
 _FARTHEST = 1e6
+_LONGEST = 1e7  # outline, which takes 400 MB
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _segmentations(file: Path) -> Iterator[Rle]:
             annotators = stored["segmentations"]
         if annotators.ndim != 3:
             raise ValueError("not three dimensions")
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise InputError(
             f"{file} holds no 'segmentations' (annotators x H x W region numbers)"
         ) from error
@@ -152,11 +153,11 @@ def _segmentations(file: Path) -> Iterator[Rle]:
 
 def _label_map(file: Path) -> Iterator[Rle]:
     try:
-        with Image.open(file) as picture:
+        with Image.open(file, formats=["PNG"]) as picture:  # EPS would start Ghostscript
             # Several channels are a colour a region, of which transparency is no part.
             several = len(picture.getbands()) > 1
             labels = np.array(picture.convert("RGB") if several else picture)
-    except (OSError, UnidentifiedImageError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise InputError(f"{file} is no label map that can be read: save it as PNG") from error
     if labels.ndim == 3:
         labels = labels @ (1, 2**8, 2**16)
@@ -232,12 +233,16 @@ def _coco_masks(file: Path, size: tuple[int, int], segmentations: Iterable[Any])
         try:
             if isinstance(segmentation, list):
                 for outline in segmentation:
-                    if not np.abs(outline).max() <= _FARTHEST:
+                    steps = np.abs(np.subtract(outline[2:], outline[:-2])).sum()
+                    if not (np.abs(outline).max() <= _FARTHEST and steps <= _LONGEST):
                         raise ValueError("far outside of any image")
                 yield coco.merge(coco.frPyObjects(segmentation, *size))
             elif isinstance(segmentation["counts"], list):
                 yield coco.frPyObjects(segmentation, *segmentation["size"])
             else:
+                # Where a number has no end, pycocotools reads and writes beyond its memory.
+                if not re.fullmatch("[0-o]*[0-O]", segmentation["counts"]):
+                    raise ValueError("no run lengths")
                 coco.area(segmentation)  # raises if it is none
                 yield segmentation
         except (ValueError, LookupError, TypeError, OverflowError) as error:
