@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from expedit_sam.mask_files import corrected_masks, write_mask
 
@@ -64,17 +65,15 @@ def test_only_names_of_masks_count(tmp_path: Path) -> None:
     assert corrected_masks(tmp_path / "mine.png") == []
 
 
-def _texts(image: Image.Image) -> object:
-    from PIL.PngImagePlugin import PngInfo
-
-    texts = PngInfo()
-    texts.add_text("Contents", image.info["Contents"])
-    return texts
-
-
 def test_a_mask_of_another_kind_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("was run"))
     Image.new("RGB", (9, 9)).save(tmp_path / "001.png", "EPS")
     assert corrected_masks(tmp_path) == [tmp_path / "001.png"]
+
+
+def _texts(image: Image.Image) -> PngInfo:
+    texts = PngInfo()
+    texts.add_text("Contents", image.info["Contents"])
+    return texts

@@ -13,11 +13,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from expedit_sam.errors import InputError
-from expedit_sam.mask_files import mask_name
 
 HIDDEN = ".expedit-sam-"  # names of folders that are being filled begin with it
 
 _ABANDONED_SECONDS = 24 * 3600  # after which a hidden folder is no running process's
+
+
+def mask_name(number: int) -> str:
+    """The file of a mask in its folder, from 1."""
+    return f"{number:03d}.png"
 
 
 def prepare_folder(folder: str | os.PathLike[str]) -> None:

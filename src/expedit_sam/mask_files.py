@@ -12,13 +12,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from expedit_sam.appearing import mask_name
+
 _CONTENTS = "Contents"  # the PNG's text that has the hash
 _HEADER_BYTES = 33  # the signature and the first chunk of every PNG
-
-
-def mask_name(number: int) -> str:
-    """The file of a mask in its folder, from 1."""
-    return f"{number:03d}.png"
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

@@ -20,12 +20,12 @@ import numpy as np
 from pycocotools import mask as coco
 
 from expedit_sam import labels
-from expedit_sam.appearing import appearing_together
+from expedit_sam.appearing import appearing_together, mask_name
 from expedit_sam.draw import binary_mask, run_lengths
 from expedit_sam.errors import InputError
 from expedit_sam.everything import rle
 from expedit_sam.extras import require
-from expedit_sam.mask_files import corrected_masks, mask_name, write_mask
+from expedit_sam.mask_files import corrected_masks, write_mask
 
 FORMATS = ("coco", "png", "yolo", "labelme")
 USUAL_FORMATS = ("coco", "png")

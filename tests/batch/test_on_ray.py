@@ -24,6 +24,9 @@ from tests.batch.test_stages import through
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
+# Settings of Ray: whom it waits for it soon gives up.
+HASTY = {f"RAY_{name}_connect_timeout_s": "1" for name in ("py_gcs", "gcs_rpc_server")}
+
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[None]:
@@ -56,12 +59,11 @@ def test_segment_composes_with_a_dataset(
 def test_nobody_else_gets_in(local: None) -> None:
     address = ray.get_runtime_context().gcs_address
     program = f"import ray; ray.init('{address}'); print('in')"
-    hasty = {f"RAY_{name}_connect_timeout_s": "1" for name in ("py_gcs", "gcs_rpc_server")}
     env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
     for mode in ("token", "disabled"):  # with what ~/.ray holds, and with no token
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env=env | hasty | {"RAY_AUTH_MODE": mode, "RAY_NUM_REDIS_GET_RETRIES": "1"},
+            env=env | HASTY | {"RAY_AUTH_MODE": mode, "RAY_NUM_REDIS_GET_RETRIES": "1"},
             capture_output=True,
             text=True,
             timeout=120,
@@ -71,11 +73,10 @@ def test_nobody_else_gets_in(local: None) -> None:
 
 
 def test_no_cluster_at_an_address() -> None:
-    hasty = {f"RAY_{name}_connect_timeout_s": "1" for name in ("py_gcs", "gcs_rpc_server")}
     program = "from expedit_sam.batch.on_ray import cluster; cluster('127.0.0.1:1').__enter__()"
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | hasty,
+        env=os.environ | HASTY,
         capture_output=True,
         text=True,
         timeout=120,

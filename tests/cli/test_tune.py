@@ -43,7 +43,7 @@ def test_prints_a_setting_that_masks_takes(
     assert again.exit_code == 0, again.stderr
 
 
-def test_images_are_drawn_by_count_and_seed(
+def test_images_are_drawn_by_limit_and_seed(
     run: Callable, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(9):
