@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from contestants import CONTESTANTS, OPENVINO, ROOT, photo, serve
+from contestants import CONTESTANTS, LOWER_PRECISION, OPENVINO, ROOT, photo, serve
 
 from expedit_sam import SamAutomaticMaskGenerator, build_sam
 from expedit_sam.model.sam import Sam
@@ -77,9 +77,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--contestants",
         nargs="+",
-        default=[name for name in CONTESTANTS if name != "ours_int8"],
+        default=[name for name in CONTESTANTS if name not in LOWER_PRECISION],
         choices=CONTESTANTS,
-        help="the original takes part always; OpenVINO needs 15 GB for vit_h, int8 AVX-512 VNNI",
+        help="the original takes part always; OpenVINO needs 15 GB for vit_h, int8 AVX-512 VNNI, "
+        "and bfloat16 pays with amx_bf16",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
@@ -96,7 +97,7 @@ def _options() -> argparse.Namespace:
 def install_peers(contestants: Iterable[str]) -> None:
     if not (ROOT / "tests" / ".original").exists():
         subprocess.run([sys.executable, ROOT / "tests" / "get_original.py"], check=True)
-    if "openvino" in contestants and not OPENVINO.exists():
+    if {"openvino", "openvino_bfloat16"} & set(contestants) and not OPENVINO.exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(OPENVINO)]
         subprocess.run([*pip, "openvino", "--no-deps"], check=True)
         subprocess.run([*pip, "openvino-telemetry", "--no-deps"], check=True)
@@ -247,6 +248,8 @@ def _names(stage: str) -> dict[str, list[str]]:
         "transformers": ["transformers"],
         "openvino": ["OpenVINO on the original"],
         "ours": ["ours, exact", "ours, the fork's location 6 and 81 clusters", *presets],
+        "openvino_bfloat16": ["OpenVINO on the original, bfloat16"],
+        "ours_bfloat16": ["ours, exact, bfloat16", "ours, balanced, bfloat16"],
         "ours_int8": ["ours, exact, int8", "ours, balanced, int8"],
     }
 

@@ -28,9 +28,9 @@ from expedit_sam.evaluate.datasets import draw_examples, find_examples
 from expedit_sam.evaluate.report import summarize, tables
 from expedit_sam.evaluate.run import evaluate
 from expedit_sam.hourglass.written import parse_settings
-from expedit_sam.model.attention import resized_table
 from expedit_sam.model.block import clustering_window
 from expedit_sam.model.image_encoder import first_tokens
+from expedit_sam.model.sequence_attention import resized_table
 
 
 def main() -> None:

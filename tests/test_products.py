@@ -13,6 +13,8 @@ from expedit_sam.products import activated_linear, add_row_products, row_product
 from tests.conftest import TINY, randomized
 
 ONEDNN = "mkldnn::_linear_pointwise"
+# The operator refuses it on CPUs without instructions for it.
+BFLOAT16 = [torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else []
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN"
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU on which oneDNN is the faster way."""
-    monkeypatch.setattr(products, "_ONEDNN_IS_FASTER", True)
+    monkeypatch.setattr(products, "_ONEDNN_TYPES", {torch.float32, *BFLOAT16})
     monkeypatch.setattr(products, "_LARGE", 1)
 
 
@@ -56,16 +58,28 @@ def test_onednn_is_asked_only_where_it_is_faster_and_can(
         assert ONEDNN in operations(layer, grid)
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(grid).dtype == torch.bfloat16
-        assert ONEDNN not in operations(layer.bfloat16(), grid.bfloat16())
+        assert ONEDNN not in operations(layer.double(), grid.double())
         layer.float()
         assert "mkldnn" not in str(torch.jit.trace(layer, grid).inlined_graph)
         with FlopCounterMode(display=False) as counter:
             layer(grid)
         assert counter.get_total_flops() == 2 * 2 * 5 * 7 * 24 * 40
-        monkeypatch.setattr(products, "_ONEDNN_IS_FASTER", False)
-        assert ONEDNN not in operations(layer, grid)
-        monkeypatch.setattr(products, "_ONEDNN_IS_FASTER", True)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(products, "_ONEDNN_TYPES", set())
+            assert ONEDNN not in operations(layer, grid)
     assert layer(grid).requires_grad
+
+
+@pytest.mark.parametrize("dtype", BFLOAT16)
+@pytest.mark.parametrize("shape", [(1, 5, 7, 24), (0, 5, 7, 24), (6, 24)])
+@torch.no_grad()
+def test_sums_in_bfloat16(onednn: None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, x = MLPBlock(24, 40), torch.randn(shape)
+    expected = layer(x)
+    layer, x = layer.to(dtype), x.to(dtype)
+    assert ONEDNN in operations(layer, x)
+    torch.testing.assert_close(layer(x).float(), expected, rtol=0, atol=1e-2)
 
 
 @torch.no_grad()
@@ -96,7 +110,7 @@ def test_an_encoder_by_onednn_gives_the_same(
     expedite(sam, speed)
     pixels = torch.randn(2, 3, TINY.image_size, TINY.image_size)
     result = sam.image_encoder(pixels)
-    monkeypatch.setattr(products, "_ONEDNN_IS_FASTER", False)
+    monkeypatch.setattr(products, "_ONEDNN_TYPES", set())
     expected = sam.image_encoder(pixels)
     assert (result - expected).abs().max() <= 1e-4 * expected.abs().max()
 

@@ -48,7 +48,8 @@ def build_sam(
         device: where the network is put; None is the CPU.
         precision: of the image encoder's weights and products: "float32", "bfloat16", or "int8",
             for linear layers alone and on a CPU. The lower ones change masks a little and are
-            faster where the hardware multiplies them.
+            faster where the hardware multiplies them: bfloat16 on GPUs and on CPUs with AMX, int8
+            on CPUs with AVX-512 VNNI.
         compiled: let ``torch.compile`` make the image encoder's kernels when it first runs, which
             takes ten seconds or more: for many images on a GPU.
 

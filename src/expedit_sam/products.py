@@ -9,19 +9,29 @@ from torch.nn import functional as F
 from expedit_sam.modes import is_transforming
 
 
-def _onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies float32 faster on this CPU than MKL, which PyTorch uses.
+def _onednn_types() -> set[torch.dtype]:
+    """The types that oneDNN's own operator multiplies faster on this CPU than PyTorch's.
 
-    MKL is Intel's; on AMD's CPUs with AVX-512 it reaches half to nine tenths of oneDNN's rate.
+    PyTorch takes MKL for float32. That is Intel's; on AMD's CPUs with AVX-512 it reaches half to
+    nine tenths of oneDNN's rate. For bfloat16 it takes oneDNN, but adds a bias in another pass.
     """
-    if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch
-        return False
+    # PyTorch 2.10 cannot tell what CPU it is on.
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.cpu, "get_capabilities")):
+        return set()
     cpu = torch.cpu.get_capabilities()
     is_amd = cpu.get("cpu_name", "").startswith("AMD")
-    return is_amd and bool(cpu.get("avx512_f")) and torch.backends.mkldnn.is_available()
+    types = {torch.float32: is_amd and cpu.get("avx512_f"), torch.bfloat16: cpu.get("amx_bf16")}
+    return {dtype for dtype, is_faster in types.items() if is_faster}
 
 
-_ONEDNN_IS_FASTER = _onednn_is_faster()
+_ONEDNN_TYPES = _onednn_types()
+
+
+def has_bfloat16_products() -> bool:
+    """Whether this CPU has matrix units that multiply bfloat16."""
+    return torch.bfloat16 in _ONEDNN_TYPES
+
+
 # Numbers in a matrix from which on oneDNN, which takes one product at a time, is worth its calls.
 # MKL takes a batch at once; a window's scores are fewer.
 _LARGE = 2**16
@@ -82,11 +92,11 @@ def _are_large(x: Tensor, y: Tensor) -> bool:
 
 def _is_for_onednn(x: Tensor) -> bool:
     return (
-        _ONEDNN_IS_FASTER
+        x.dtype in _ONEDNN_TYPES
+        and x.device.type == "cpu"
         # Graphs, and whatever counts or rewrites operations, need to see a linear layer.
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         and not (torch._C._len_torch_dispatch_stack() or is_transforming())
-        and (x.dtype, x.device.type) == (torch.float32, "cpu")
         # The operator supports neither gradients nor autocast.
         and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from expedit_sam import products
 from expedit_sam.cli.bench import _table
 from expedit_sam.errors import InputError
 from expedit_sam.evaluate.speed import Speed
@@ -63,22 +65,29 @@ def test_precision(run: Callable, photo_file: Path, only_error: Callable) -> Non
 
 
 @pytest.mark.parametrize(
-    ("vnni", "options", "told"),
-    [(True, [], True), (False, [], False), (True, ["--precision", "bfloat16"], False)],
+    ("amx", "vnni", "options", "told"),
+    [
+        (True, True, [], "bfloat16"),
+        (False, True, [], "int8"),
+        (False, False, [], None),
+        (True, True, ["--precision", "bfloat16"], None),
+    ],
 )
-def test_int8_is_told_of_where_it_runs_and_was_not_asked_for(
+def test_lower_precision_is_told_of_where_it_runs_and_was_not_asked_for(
     run: Callable,
     photo_file: Path,
     monkeypatch: pytest.MonkeyPatch,
+    amx: bool,
     vnni: bool,
     options: list[str],
-    told: bool,
+    told: str | None,
 ) -> None:
+    monkeypatch.setattr(products, "has_bfloat16_products", lambda: amx)
     monkeypatch.setattr(int8, "has_integer_products", lambda: vnni)
     monkeypatch.setattr("expedit_sam.hourglass.PRESETS", {"exact": None})
     result = run("bench", photo_file, *UNTRAINED, *options)
     assert result.exit_code == 0, result.output
-    assert ("--precision int8 times that" in result.output) == told
+    assert re.findall(r"--precision (\w+) times that", result.output) == ([told] if told else [])
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from expedit_sam.hourglass.contraction import ClusterTraits
-from expedit_sam.model import attention as module
+from expedit_sam.model import sequence_attention
 from expedit_sam.model.attention import (
     Attention,
     attend_grid,
     merge_windows,
     partition_windows,
-    relative_positions,
 )
+from expedit_sam.model.sequence_attention import relative_positions
 
 PLAIN = ClusterTraits()
 
@@ -75,7 +75,7 @@ def test_whole_grid(size: tuple[int, int] | None, sized: bool, scaled: bool) -> 
 
 @pytest.mark.parametrize("budget", [1, 100, 1000, 10**9])
 def test_steps_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
-    monkeypatch.setitem(module._SCORES_PER_STEP, "cpu", budget)
+    monkeypatch.setitem(sequence_attention._SCORES_PER_STEP, "cpu", budget)
     layer, x = attention(), torch.randn(3, 6, 6, 16)
     torch.testing.assert_close(attend_grid(layer, x), by_the_formula(layer, x))
 
@@ -104,15 +104,6 @@ def test_a_key_of_size_n_counts_as_n_equal_keys() -> None:
     sizes = torch.tensor([[[1.0, 3.0, 1.0]]])
     merged = attend_grid(layer, x, 0, ClusterTraits(sizes.log()))
     torch.testing.assert_close(merged, attend_grid(layer, repeated)[:, :, [0, 1, 4]])
-
-
-def test_tables_of_another_length_are_interpolated() -> None:
-    table = torch.linspace(-1, 1, 27)[:, None].expand(27, 4)
-    places = relative_positions(table, 9)
-    assert places.shape == (9, 9, 4)
-    # Further right keys lie at smaller relative positions.
-    assert (places[0, 1:, 0] < places[0, :-1, 0]).all()
-    torch.testing.assert_close(places[3, 3], torch.zeros(4), atol=1e-6, rtol=0)
 
 
 def test_a_wrapped_projection_is_called() -> None:

@@ -10,24 +10,8 @@ from torch import Tensor
 
 from expedit_sam.build import build_sam
 from expedit_sam.hourglass.settings import Hourglass
-from expedit_sam.model.attention import attend_sequences
-from expedit_sam.model.compiled import attend_fused, compile_encoder
+from expedit_sam.model.compiled import compile_encoder
 from expedit_sam.model.sam import Sam
-
-
-@pytest.mark.parametrize("positions", [None, 4, 7])
-@pytest.mark.parametrize("sized", [False, True])
-def test_fused_attention(positions: int | None, sized: bool) -> None:
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 6, 4 * 5, 8)
-    tables = None
-    if positions is not None:
-        tables = (torch.randn(2 * positions - 1, 8), torch.randn(2 * positions - 1, 8))
-    key_bias = torch.randn(6, 20) if sized else None
-    fused, plain = (
-        attend(q, k, v, tables, (4, 5), key_bias) for attend in (attend_fused, attend_sequences)
-    )
-    torch.testing.assert_close(fused, plain)
 
 
 @pytest.mark.slow

@@ -71,7 +71,6 @@ def bench(
     from expedit_sam.export.metadata import read_metadata
     from expedit_sam.hourglass import PRESETS
     from expedit_sam.images import read_image
-    from expedit_sam.model import int8
 
     if backends and (precision != "float32" or compiled):
         raise InputError("--backends compares float32: leave out --precision and --compile")
@@ -110,8 +109,18 @@ def bench(
     for line in fastest(speeds):
         typer.echo(line)
     is_plain = (precision, backends, sam.device.type) == ("float32", False, "cpu")
-    if is_plain and int8.has_integer_products():
-        typer.echo("this CPU runs the encoder on 8-bit integers too: --precision int8 times that")
+    if is_plain and (lower := _fastest_precision()):
+        typer.echo(f"this CPU has instructions for {lower} too: --precision {lower} times that")
+
+
+def _fastest_precision() -> str | None:
+    """The lower precision that this CPU is made for, if any."""
+    from expedit_sam import products
+    from expedit_sam.model import int8
+
+    if products.has_bfloat16_products():
+        return "bfloat16"
+    return "int8" if int8.has_integer_products() else None
 
 
 def _table(speeds: dict[str, Speed]) -> object:

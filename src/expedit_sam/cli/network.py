@@ -37,7 +37,7 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         metavar="NAME",
-        help="Of the image encoder: float32; bfloat16 for a GPU; int8 (AVX-512 VNNI).",
+        help="Of the image encoder: float32; bfloat16 (GPU, AMX); int8 (AVX-512 VNNI).",
     ),
 ]
 CompileOption = Annotated[

@@ -7,13 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from expedit_sam.hourglass.contraction import ClusterTraits, Contraction, contract
-from expedit_sam.kept import kept
-from expedit_sam.model.attention import relative_positions
 from expedit_sam.model.block import attend_block
 from expedit_sam.model.image_encoder import ImageEncoderViT, Steps
+from expedit_sam.model.sequence_attention import attend_fused
 
 
 def compile_encoder(encoder: ImageEncoderViT) -> None:
@@ -39,8 +37,7 @@ class _CompiledSteps(Steps):
 
 def _compiled_steps() -> Steps:
     # Each speed setting, number of images and kind of block counts as a recompilation.
-    limit = max(torch._dynamo.config.cache_size_limit, 128)
-    torch._dynamo.config.cache_size_limit = limit  # PyTorch 2.6 has no recompile_limit
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
     compiled = partial(torch.compile, fullgraph=True, dynamic=False)
     run = compiled(_run_block)
     return _CompiledSteps(run, run, compiled(contract), compiled(Contraction.expand))
@@ -52,46 +49,3 @@ def _run_block(
     """``run_block`` of the image encoder in one piece."""
     x = attend_block(block, x, window_size, traits, attend_fused)
     return x + block.mlp(block.norm2(x))
-
-
-def attend_fused(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tables: tuple[Tensor, Tensor] | None,
-    window: tuple[int, int],
-    key_bias: Tensor | None,
-) -> Tensor:
-    """``attend_sequences`` in one call whose scores never reach memory.
-
-    Queries and keys are widened so that their products hold what is added to scores: a query brings
-    its score for every row and every column, a key says which row and column are its own.
-    """
-    head_dim = q.shape[-1]
-    wide_q, wide_k = [q * head_dim**-0.5], [k]
-    if tables is not None:
-        rows, columns = (
-            relative_positions(table, size).to(q.dtype)
-            for table, size in zip(tables, window, strict=True)
-        )
-        by_place = q.unflatten(1, window)
-        wide_q.append(torch.einsum("syxd,ykd->syxk", by_place, rows).flatten(1, 2))
-        wide_q.append(torch.einsum("syxd,xkd->syxk", by_place, columns).flatten(1, 2))
-        wide_k.append(_own_places(window, k.device, k.dtype).expand(len(k), -1, -1))
-    if key_bias is not None:
-        wide_q.append(torch.ones_like(q[..., :1]))
-        wide_k.append(key_bias[..., None].to(k.dtype))
-    q, k = torch.cat(wide_q, dim=-1), torch.cat(wide_k, dim=-1)
-    # The fastest kernels need q, k and v of one width, a multiple of eight.
-    channels = q.shape[-1] + -q.shape[-1] % 8
-    q, k, v = (F.pad(x, (0, channels - x.shape[-1]))[None] for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[0, ..., :head_dim]
-
-
-@kept
-def _own_places(window: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(h*w)x(h+w), for each key a one at its row and a one at its column, else zeros."""
-    height, width = window
-    places = torch.arange(height * width, device=device)
-    own = [F.one_hot(places // width, height), F.one_hot(places % width, width)]
-    return torch.cat(own, dim=-1).to(dtype)

@@ -1,0 +1,192 @@
+"""Attention over sequences of tokens, one for each head of each window, with relative positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from expedit_sam.kept import kept
+from expedit_sam.modes import is_followed, is_transforming
+from expedit_sam.products import add_row_products, linear, row_products
+
+# Attention scores in memory at a time: for each CPU thread (2 MB, a core's own cache), for a GPU.
+_SCORES_PER_STEP = {"cpu": 2**19, "cuda": 2**26}
+
+
+def attend_sequences(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: tuple[Tensor, Tensor] | None,
+    window: tuple[int, int],
+    key_bias: Tensor | None,
+) -> Tensor:
+    """softmax(q k / sqrt(d) + vertical + horizontal bias) v, the bias never whole in memory.
+
+    Arguments:
+        q, k, v: Sx(h*w)xd sequences, one for each head of each window.
+        tables: Lxd vertical and horizontal relative positions (see ``relative_positions``); None
+            for none.
+        window: (h, w) of a sequence in tokens.
+        key_bias: Sx(h*w), added to all scores of a key; None for none.
+
+    Returns:
+        Sx(h*w)xd.
+    """
+    if tables is None:
+        mask = None if key_bias is None else key_bias[:, None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # Each pass over scores of 16 bits would convert them to 32 and back.
+    if (q.dtype, q.device.type) == (torch.bfloat16, "cpu") and not is_followed():
+        return attend_fused(q, k, v, tables, window, key_bias)
+    height, width = window
+    length, head_dim = q.shape[1:]
+    together, rows = _step(len(q), window, q.device.type)
+    # One piece of memory serves all steps, unless gradients will ask for what each step made.
+    learns = q.requires_grad or any(table.requires_grad for table in tables)
+    # PyTorch's tracer runs a module with gradients and compares it with a run without.
+    keep = (torch.is_grad_enabled() and learns) or torch.jit.is_tracing() or is_transforming()
+    memory = None if keep else q.new_empty(together * rows * width * length)
+    out = torch.empty_like(q).unflatten(1, window)
+    for some in _slices(len(q), together):
+        queries, keys, values = q[some].unflatten(1, window), k[some], v[some].transpose(1, 2)
+        if rows < height:  # several steps read them
+            keys, values = keys.contiguous(), values.contiguous()
+        vertical, horizontal = _position_scores(q[some], tables, window)
+        for part in _slices(height, rows):
+            shape = (*queries[:, part].shape[:-1], height, width)
+            room = None if memory is None else memory[: math.prod(shape)].view(shape)
+            bias = torch.add(vertical[:, part], horizontal[:, part], out=room)
+            if key_bias is not None:
+                bias += key_bias[some].view(-1, 1, 1, height, width)
+            scores = bias.flatten(3).flatten(1, 2)
+            add_row_products(scores, queries[:, part].flatten(1, 2), keys, head_dim**-0.5)
+            room = None if memory is None else scores
+            attended = row_products(torch.softmax(scores, dim=-1, out=room), values)
+            out[some, part] = attended.unflatten(1, (-1, width))
+    return out.flatten(1, 2)
+
+
+def _position_scores(
+    q: Tensor, tables: tuple[Tensor, Tensor], window: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """What a query adds to the scores of each key row and column: Sxhxwxhx1 and Sxhxwx1xw.
+
+    Each query is multiplied with every relative position once. Those between its row and the rows
+    of keys are adjacent, and begin one place earlier for the next row: they are views, not copies.
+    """
+    height, width = window
+    flipped = [
+        resized_table(table, size).flip(0) for table, size in zip(tables, window, strict=True)
+    ]
+    length = 2 * (height + width) - 2
+    scores = linear(q, torch.cat(flipped))
+    sequence, row = height * width * length, width * length
+    vertical = scores.as_strided(
+        (len(q), height, width, height, 1), (sequence, row - 1, length, 1, 1), height - 1
+    )
+    horizontal = scores.as_strided(
+        (len(q), height, width, 1, width),
+        (sequence, row, length - 1, 1, 1),
+        2 * height - 1 + width - 1,
+    )
+    return vertical, horizontal
+
+
+def _step(sequences: int, window: tuple[int, int], device_type: str) -> tuple[int, int]:
+    """How many sequences, and how many rows of their queries, to attend from at a time."""
+    # A compiler cannot trace the number of threads, and divides the work itself.
+    on_cpu = device_type == "cpu" and not torch.compiler.is_compiling()
+    threads = torch.get_num_threads() if on_cpu else 1
+    budget = threads * _SCORES_PER_STEP.get(device_type, _SCORES_PER_STEP["cuda"])
+    height, width = window
+    length = height * width
+    together = _even(sequences, max(1, budget // (length * length)))
+    return together, _even(height, max(1, budget // (length * width)))
+
+
+def _even(count: int, at_most: int) -> int:
+    """Size of the parts when ``count`` is divided into as few and as equal ones as possible."""
+    return math.ceil(count / math.ceil(count / at_most))
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def attend_fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: tuple[Tensor, Tensor] | None,
+    window: tuple[int, int],
+    key_bias: Tensor | None,
+) -> Tensor:
+    """``attend_sequences`` in one call whose scores never reach memory.
+
+    Queries and keys are widened so that their products hold what is added to scores: a query brings
+    its score for every row and every column, a key says which row and column are its own.
+    """
+    head_dim = q.shape[-1]
+    wide_q, wide_k, wide_v = [q * head_dim**-0.5], [k], [v]
+    if tables is not None:
+        rows, columns = (
+            relative_positions(table, size).to(q.dtype)
+            for table, size in zip(tables, window, strict=True)
+        )
+        by_place = q.unflatten(1, window)
+        wide_q.append(torch.einsum("syxd,ykd->syxk", by_place, rows).flatten(1, 2))
+        wide_q.append(torch.einsum("syxd,xkd->syxk", by_place, columns).flatten(1, 2))
+        wide_k.append(_own_places(window, k.device, k.dtype).expand(len(k), -1, -1))
+    if key_bias is not None:
+        wide_q.append(torch.ones_like(q[..., :1]))
+        wide_k.append(key_bias[..., None].to(k.dtype))
+    # The fastest kernels need q, k and v of one width, a multiple of eight.
+    channels = sum(part.shape[-1] for part in wide_q)
+    channels += -channels % 8
+    q, k, v = (_widened(parts, channels)[None] for parts in (wide_q, wide_k, wide_v))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[0, ..., :head_dim]
+
+
+def _widened(parts: list[Tensor], channels: int) -> Tensor:
+    """Side by side, zeros behind."""
+    missing = channels - sum(part.shape[-1] for part in parts)
+    zeros = parts[0].new_zeros(()).expand(*parts[0].shape[:-1], missing)
+    return torch.cat([*parts, zeros], dim=-1)
+
+
+@kept
+def _own_places(window: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(h*w)x(h+w), for each key a one at its row and a one at its column, else zeros."""
+    height, width = window
+    places = torch.arange(height * width, device=device)
+    own = [F.one_hot(places // width, height), F.one_hot(places % width, width)]
+    return torch.cat(own, dim=-1).to(dtype)
+
+
+def relative_positions(table: Tensor, size: int) -> Tensor:
+    """Rows of a relative-position table for every query and key coordinate along one axis.
+
+    Arguments:
+        table: Lxhead_dim, L = 2n-1 for the n the network was trained at; interpolated linearly
+            where ``size`` differs from n (SAM, appendix A).
+        size: grid length along the axis.
+
+    Returns:
+        size x size x head_dim: entry [i, j] belongs to query i and key j.
+    """
+    table = resized_table(table, size)
+    places = torch.arange(size, device=table.device)
+    return table[places[:, None] - places[None, :] + size - 1]
+
+
+def resized_table(table: Tensor, size: int) -> Tensor:
+    """A relative-position table for a grid of ``size``: (2*size-1)xhead_dim."""
+    length = 2 * size - 1
+    if table.shape[0] == length:
+        return table
+    resized = F.interpolate(table.T[None].float(), size=length, mode="linear")
+    return resized[0].T.to(table.dtype)
