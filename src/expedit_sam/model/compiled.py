@@ -1,4 +1,4 @@
-"""The image encoder compiled for a GPU: fused operations, positions carried by queries and keys."""
+"""The image encoder compiled for a GPU."""
 
 from __future__ import annotations
 
