@@ -25,16 +25,14 @@ def _onednn_types() -> set[torch.dtype]:
 
 
 _ONEDNN_TYPES = _onednn_types()
+# Numbers in a matrix from which on oneDNN, which takes one product at a time, is worth its calls.
+# MKL takes a batch at once; a window's scores are fewer.
+_LARGE = 2**16
 
 
 def has_bfloat16_products() -> bool:
     """Whether this CPU has matrix units that multiply bfloat16."""
     return torch.bfloat16 in _ONEDNN_TYPES
-
-
-# Numbers in a matrix from which on oneDNN, which takes one product at a time, is worth its calls.
-# MKL takes a batch at once; a window's scores are fewer.
-_LARGE = 2**16
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
