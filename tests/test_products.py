@@ -59,6 +59,9 @@ def test_onednn_is_asked_only_where_it_is_faster_and_can(
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(grid).dtype == torch.bfloat16
         assert ONEDNN not in operations(layer.double(), grid.double())
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(products, "_ONEDNN_TYPES", {torch.float32})
+            assert ONEDNN not in operations(layer.bfloat16(), grid.bfloat16())
         layer.float()
         assert "mkldnn" not in str(torch.jit.trace(layer, grid).inlined_graph)
         with FlopCounterMode(display=False) as counter:

@@ -11,14 +11,15 @@ from expedit_sam.model.sequence_attention import (
     relative_positions,
 )
 
-Arguments = tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None, tuple[int, int], Tensor]
+Tables = tuple[Tensor, Tensor]
+Arguments = tuple[Tensor, Tensor, Tensor, Tables | None, tuple[int, int], Tensor | None]
 
 
 def arguments(positions: int | None, sized: bool) -> Arguments:
     """Of six sequences of 4x5 tokens, with relative positions of a grid of this size."""
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 6, 4 * 5, 8)
-    tables = None
+    tables: Tables | None = None
     if positions is not None:
         tables = (torch.randn(2 * positions - 1, 8), torch.randn(2 * positions - 1, 8))
     key_bias = torch.randn(6, 20) if sized else None

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import sys
 import zipfile
 from pathlib import Path
@@ -252,9 +251,9 @@ def test_foreign_contents(tmp_path, contents, complaint) -> None:
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensors(tmp_path) -> None:
     torch.save({"a": torch.nested.nested_tensor([torch.ones(2)])}, tmp_path / "sam.pth")
-    # PyTorch 2.15 does not read them at all.
-    refused = "holds 'a' as torch.float32|was refused, because it holds more than weights"
-    assert re.search(refused, complaint_of(tmp_path / "sam.pth"))
+    is_read = torch.__version__ < "2.15"
+    expected = "holds 'a' as torch.float32" if is_read else "it holds more than weights"
+    assert expected in complaint_of(tmp_path / "sam.pth")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Python guesses everybody's home there")
