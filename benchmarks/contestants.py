@@ -103,7 +103,9 @@ def _openvino_encoder(options: argparse.Namespace, precision: str) -> Callable[[
 
     registry = original_modules()[""].sam_model_registry
     encoder = registry[options.model](checkpoint=options.checkpoint).image_encoder.eval()
-    converted = openvino.convert_model(encoder, example_input=_pixels())
+    # Of a fixed size, for which OpenVINO has faster kernels than for any size.
+    size = list(_pixels().shape)
+    converted = openvino.convert_model(encoder, example_input=_pixels(), input=size)
     compiled = openvino.Core().compile_model(
         converted,
         "CPU",

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expedit_sam.model.architectures import ARCHITECTURES, new_sam
+from expedit_sam.model.relative_positions import resized_table
 from expedit_sam.model.sam import Sam
-from expedit_sam.model.sequence_attention import resized_table
 
 _HEADS_OUT = ("q_proj", "k_proj", "v_proj", "qkv")
 _HEADS_IN = ("out_proj", "attn.proj")

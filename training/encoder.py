@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from expedit_sam.model.block import attend_block
+from expedit_sam.model.fused_attention import attend_fused
 from expedit_sam.model.image_encoder import ImageEncoderViT
-from expedit_sam.model.sequence_attention import attend_fused
 
 
 @dataclass(frozen=True)

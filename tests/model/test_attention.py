@@ -14,7 +14,7 @@ from expedit_sam.model.attention import (
     merge_windows,
     partition_windows,
 )
-from expedit_sam.model.sequence_attention import relative_positions
+from expedit_sam.model.relative_positions import relative_positions
 
 PLAIN = ClusterTraits()
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from expedit_sam.hourglass.contraction import ClusterTraits
 from expedit_sam.model.block import attend_block
 from expedit_sam.model.image_encoder import ImageEncoderViT, Steps, encode
-from expedit_sam.model.sequence_attention import relative_positions
+from expedit_sam.model.relative_positions import relative_positions
 
 # Attention scores computed at once: one head of SAM's global attention, 64 MB in float32.
 _SCORES_PER_STEP = 2**24

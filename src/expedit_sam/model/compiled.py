@@ -10,8 +10,8 @@ from torch import Tensor
 
 from expedit_sam.hourglass.contraction import ClusterTraits, Contraction, contract
 from expedit_sam.model.block import attend_block
+from expedit_sam.model.fused_attention import attend_fused
 from expedit_sam.model.image_encoder import ImageEncoderViT, Steps
-from expedit_sam.model.sequence_attention import attend_fused
 
 
 def compile_encoder(encoder: ImageEncoderViT) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expedit_sam.kept import kept
+from expedit_sam.model.fused_attention import attend_fused, attend_in_quarters, has_quarters
+from expedit_sam.model.relative_positions import resized_table
 from expedit_sam.modes import is_followed, is_transforming
 from expedit_sam.products import add_row_products, linear, row_products
 
@@ -41,7 +42,8 @@ def attend_sequences(
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     # Each pass over scores of 16 bits would convert them to 32 and back.
     if (q.dtype, q.device.type) == (torch.bfloat16, "cpu") and not is_followed():
-        return attend_fused(q, k, v, tables, window, key_bias)
+        attend = attend_in_quarters if has_quarters(window) else attend_fused
+        return attend(q, k, v, tables, window, key_bias)
     height, width = window
     length, head_dim = q.shape[1:]
     together, rows = _step(len(q), window, q.device.type)
@@ -115,78 +117,3 @@ def _even(count: int, at_most: int) -> int:
 
 def _slices(count: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
-
-
-def attend_fused(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tables: tuple[Tensor, Tensor] | None,
-    window: tuple[int, int],
-    key_bias: Tensor | None,
-) -> Tensor:
-    """``attend_sequences`` in one call whose scores never reach memory.
-
-    Queries and keys are widened so that their products hold what is added to scores: a query brings
-    its score for every row and every column, a key says which row and column are its own.
-    """
-    head_dim = q.shape[-1]
-    wide_q, wide_k, wide_v = [q * head_dim**-0.5], [k], [v]
-    if tables is not None:
-        rows, columns = (
-            relative_positions(table, size).to(q.dtype)
-            for table, size in zip(tables, window, strict=True)
-        )
-        by_place = q.unflatten(1, window)
-        wide_q.append(torch.einsum("syxd,ykd->syxk", by_place, rows).flatten(1, 2))
-        wide_q.append(torch.einsum("syxd,xkd->syxk", by_place, columns).flatten(1, 2))
-        wide_k.append(_own_places(window, k.device, k.dtype).expand(len(k), -1, -1))
-    if key_bias is not None:
-        wide_q.append(torch.ones_like(q[..., :1]))
-        wide_k.append(key_bias[..., None].to(k.dtype))
-    # The fastest kernels need q, k and v of one width, a multiple of eight.
-    channels = sum(part.shape[-1] for part in wide_q)
-    channels += -channels % 8
-    q, k, v = (_widened(parts, channels)[None] for parts in (wide_q, wide_k, wide_v))
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[0, ..., :head_dim]
-
-
-def _widened(parts: list[Tensor], channels: int) -> Tensor:
-    """Side by side, zeros behind."""
-    missing = channels - sum(part.shape[-1] for part in parts)
-    zeros = parts[0].new_zeros(()).expand(*parts[0].shape[:-1], missing)
-    return torch.cat([*parts, zeros], dim=-1)
-
-
-@kept
-def _own_places(window: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(h*w)x(h+w), for each key a one at its row and a one at its column, else zeros."""
-    height, width = window
-    places = torch.arange(height * width, device=device)
-    own = [F.one_hot(places // width, height), F.one_hot(places % width, width)]
-    return torch.cat(own, dim=-1).to(dtype)
-
-
-def relative_positions(table: Tensor, size: int) -> Tensor:
-    """Rows of a relative-position table for every query and key coordinate along one axis.
-
-    Arguments:
-        table: Lxhead_dim, L = 2n-1 for the n the network was trained at; interpolated linearly
-            where ``size`` differs from n (SAM, appendix A).
-        size: grid length along the axis.
-
-    Returns:
-        size x size x head_dim: entry [i, j] belongs to query i and key j.
-    """
-    table = resized_table(table, size)
-    places = torch.arange(size, device=table.device)
-    return table[places[:, None] - places[None, :] + size - 1]
-
-
-def resized_table(table: Tensor, size: int) -> Tensor:
-    """A relative-position table for a grid of ``size``: (2*size-1)xhead_dim."""
-    length = 2 * size - 1
-    if table.shape[0] == length:
-        return table
-    resized = F.interpolate(table.T[None].float(), size=length, mode="linear")
-    return resized[0].T.to(table.dtype)

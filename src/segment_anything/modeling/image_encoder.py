@@ -14,7 +14,7 @@ from expedit_sam.model.attention import (
 )
 from expedit_sam.model.block import Block
 from expedit_sam.model.image_encoder import ImageEncoderViT, PatchEmbed
-from expedit_sam.model.sequence_attention import relative_positions
+from expedit_sam.model.relative_positions import relative_positions
 from segment_anything.modeling.common import LayerNorm2d, MLPBlock
 
 __all__ = [
