@@ -76,7 +76,9 @@ def run_block(
         attended = [attend_block(block, tokens, window_size, some) for tokens, some in rows]
     else:
         attended = list(attend_block(block, x, 0, traits).split(band, dim=1))
-    return torch.cat([tokens + block.mlp(block.norm2(tokens)) for tokens in attended], dim=1)
+    bands = [tokens + block.mlp(block.norm2(tokens)) for tokens in attended]
+    # Of one, too, ``torch.cat`` makes a copy.
+    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=1)
 
 
 def _call_parts(block: Any, x: Tensor, window_size: int) -> Tensor:

@@ -230,7 +230,8 @@ def first_tokens(
     Returns:
         BxhxwxC, one token a patch.
     """
-    tokens = encoder.patch_embed(pixels)
+    # A convolution's channels lie far apart, where every later layer would have to gather them.
+    tokens = encoder.patch_embed(pixels).contiguous()
     if encoder.pos_embed is not None:
         tokens = tokens + encoder.pos_embed
     for block in encoder.blocks[:number]:
