@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -101,12 +99,8 @@ def openvino_bfloat16(options: argparse.Namespace) -> dict[str, Runs]:
 def _openvino_encoder(options: argparse.Namespace, precision: str) -> Callable[[], np.ndarray]:
     import openvino
 
-    graph = Path(options.checkpoint).with_name(f"{precision}.xml")
-    # In a process of its own, whose memory does not count: it takes place once and for all.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        pool.submit(_convert_to_openvino, options, graph).result()
     compiled = openvino.Core().compile_model(
-        graph,
+        _openvino_graph(options),
         "CPU",
         {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": options.threads},
     )
@@ -114,7 +108,8 @@ def _openvino_encoder(options: argparse.Namespace, precision: str) -> Callable[[
     return lambda: compiled(pixels)[0]
 
 
-def _convert_to_openvino(options: argparse.Namespace, graph: Path) -> None:
+def convert_to_openvino(options: argparse.Namespace) -> None:
+    """Write the original's encoder, beside the checkpoint, for the OpenVINO contestants to read."""
     import openvino
 
     from tests.original import original_modules
@@ -125,7 +120,11 @@ def _convert_to_openvino(options: argparse.Namespace, graph: Path) -> None:
     converted = openvino.convert_model(
         encoder, example_input=_pixels(), input=list(_pixels().shape)
     )
-    openvino.save_model(converted, graph, compress_to_fp16=False)
+    openvino.save_model(converted, _openvino_graph(options), compress_to_fp16=False)
+
+
+def _openvino_graph(options: argparse.Namespace) -> Path:
+    return Path(options.checkpoint).with_suffix(".xml")
 
 
 def ours(options: argparse.Namespace) -> dict[str, Runs]:

@@ -109,7 +109,7 @@ def _widened(
 
 
 def _side_by_side(parts: list[Tensor], channels: int) -> Tensor:
-    """Zeros behind."""
+    """Next to each other, zeros behind."""
     missing = channels - sum(part.shape[-1] for part in parts)
     zeros = parts[0].new_zeros(()).expand(*parts[0].shape[:-1], missing)
     return torch.cat([*parts, zeros], dim=-1)
