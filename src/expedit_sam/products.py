@@ -50,6 +50,11 @@ def activated_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: nn.Mod
     return _linear_by_onednn(x, weight, bias, "gelu")
 
 
+def multiplies_batches(x: Tensor) -> bool:
+    """Whether threads share out the products of a batch, instead of each product."""
+    return not _is_for_onednn(x)
+
+
 def row_products(x: Tensor, y: Tensor) -> Tensor:
     """BxMxK and BxNxK to BxMxN products of their rows, by oneDNN where that is faster."""
     if not (_is_for_onednn(x) and _are_large(x, y)):

@@ -74,8 +74,13 @@ def test_whole_grid(size: tuple[int, int] | None, sized: bool, scaled: bool) -> 
 
 
 @pytest.mark.parametrize("budget", [1, 100, 1000, 10**9])
-def test_steps_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+@pytest.mark.parametrize("threads", [1, 4])
+def test_steps_of_any_size_give_the_same(
+    monkeypatch: pytest.MonkeyPatch, budget: int, threads: int
+) -> None:
     monkeypatch.setitem(sequence_attention._SCORES_PER_STEP, "cpu", budget)
+    monkeypatch.setattr(sequence_attention, "_QUERIES_PER_THREAD", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     layer, x = attention(), torch.randn(3, 6, 6, 16)
     torch.testing.assert_close(attend_grid(layer, x), by_the_formula(layer, x))
 

@@ -11,10 +11,23 @@ from torch.nn import functional as F
 from expedit_sam.model.fused_attention import attend_fused, attend_in_quarters, has_quarters
 from expedit_sam.model.relative_positions import resized_table
 from expedit_sam.modes import is_followed, is_transforming
-from expedit_sam.products import add_row_products, linear, row_products
+from expedit_sam.products import add_row_products, linear, multiplies_batches, row_products
 
-# Attention scores in memory at a time: for each CPU thread (2 MB, a core's own cache), for a GPU.
-_SCORES_PER_STEP = {"cpu": 2**19, "cuda": 2**26}
+
+def _scores_per_thread() -> int:
+    """Attention scores in memory for each thread of this CPU: 4 MB beside a cache of 2, else 2 MB.
+
+    In fewer steps products are larger, but what follows them finds less in a core's own cache.
+    """
+    # PyTorch 2.10 cannot tell what CPU it is on.
+    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return 2**20 if cpu.get("l2_cache_size", 0) >= 2**21 else 2**19
+
+
+# Attention scores in memory at a time: for each CPU thread, for a GPU.
+_SCORES_PER_STEP = {"cpu": _scores_per_thread(), "cuda": 2**26}
+# Queries of a head from which on a thread multiplies them by itself.
+_QUERIES_PER_THREAD = 2**8
 
 
 def attend_sequences(
@@ -46,7 +59,7 @@ def attend_sequences(
         return attend(q, k, v, tables, window, key_bias)
     height, width = window
     length, head_dim = q.shape[1:]
-    together, rows = _step(len(q), window, q.device.type)
+    together, rows = _step(q, window)
     # One piece of memory serves all steps, unless gradients will ask for what each step made.
     learns = q.requires_grad or any(table.requires_grad for table in tables)
     # PyTorch's tracer runs a module with gradients and compares it with a run without.
@@ -98,16 +111,20 @@ def _position_scores(
     return vertical, horizontal
 
 
-def _step(sequences: int, window: tuple[int, int], device_type: str) -> tuple[int, int]:
+def _step(q: Tensor, window: tuple[int, int]) -> tuple[int, int]:
     """How many sequences, and how many rows of their queries, to attend from at a time."""
     # A compiler cannot trace the number of threads, and divides the work itself.
-    on_cpu = device_type == "cpu" and not torch.compiler.is_compiling()
+    on_cpu = q.device.type == "cpu" and not torch.compiler.is_compiling()
     threads = torch.get_num_threads() if on_cpu else 1
-    budget = threads * _SCORES_PER_STEP.get(device_type, _SCORES_PER_STEP["cuda"])
+    budget = threads * _SCORES_PER_STEP.get(q.device.type, _SCORES_PER_STEP["cuda"])
     height, width = window
     length = height * width
-    together = _even(sequences, max(1, budget // (length * length)))
-    return together, _even(height, max(1, budget // (length * width)))
+    together = max(1, budget // (length * length))
+    # A head for each thread, so that they need not wait for each other within a product.
+    if multiplies_batches(q) and budget // length >= threads * _QUERIES_PER_THREAD:
+        together = max(together, threads)
+    together = _even(len(q), together)
+    return together, _even(height, max(1, budget // (together * length * width)))
 
 
 def _even(count: int, at_most: int) -> int:
