@@ -48,6 +48,7 @@ def test_every_network_has_the_precision_asked_for(
     monkeypatch.setattr(
         "expedit_sam.demo.networks.build_sam", partial(build_sam, checkpoint=RANDOM)
     )
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     options = ["--port", free_port(), "--checkpoint", RANDOM, "--precision", "bfloat16"]
     assert only_error(run("demo", *options)) == "error: enough"
     (networks,) = served

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -42,6 +43,32 @@ def test_auto_takes_the_best_device(
     network.load_network("vit_s", "random", "exact", "auto")
     network.load_network("vit_s", "random", "exact", "auto", "int8")
     assert chosen == [expected, "cpu"]
+
+
+@pytest.mark.usefixtures("tiny_vit_s")
+@pytest.mark.parametrize(
+    ("machine", "amx", "precision", "expected"),
+    [
+        ("x86_64", False, "bfloat16", "bfloat16 is slower than float32 on this CPU"),
+        ("x86_64", True, "bfloat16", ""),
+        ("x86_64", False, "float32", ""),
+        ("arm64", False, "bfloat16", ""),
+    ],
+)
+def test_a_cpu_slow_at_bfloat16_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    machine: str,
+    amx: bool,
+    precision: str,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    network.load_network("vit_s", "random", "exact", "cpu", precision)
+    shown = capsys.readouterr()
+    assert shown.err.startswith(expected) if expected else not shown.err
+    assert not shown.out
 
 
 CHOSEN = {

@@ -61,7 +61,7 @@ def test_the_service_itself(tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     program = [sys.executable, "-m", "tests.batch.tiny_program", "serve", "--port", "0"]
     process = subprocess.Popen(
-        [*program, "--checkpoint", "random", "--precision", "bfloat16"],
+        [*program, "--checkpoint", "random", "--speed", "balanced"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -73,7 +73,7 @@ def test_the_service_itself(tmp_path: Path) -> None:
         address = process.stdout.readline().split()[-1]
         assert address.startswith("http://127.0.0.1:")
         health = requests.get(address + "health", timeout=120).json()
-        assert (health["model"], health["speed"]) == ("vit_s", "exact in bfloat16")
+        assert (health["model"], health["speed"]) == ("vit_s", "balanced")
     finally:
         process.terminate()
         process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -79,11 +80,14 @@ def load_network(
     from expedit_sam.hourglass.written import parse_setting
 
     setting = parse_setting(speed)
+    place = _best_device(device_of(precision, device))
+    if (precision, place) == ("bfloat16", "cpu") and _is_slow_at_bfloat16():
+        typer.echo("bfloat16 is slower than float32 on this CPU, which lacks AMX", err=True)
     return build_sam(
         model,
         checkpoint=checkpoint,
         hourglass=setting,
-        device=_best_device(device_of(precision, device)),
+        device=place,
         precision=precision,
         compiled=compiled,
     )
@@ -118,6 +122,14 @@ def find_export(backend: str | None, folder: Path | None) -> tuple[Path, str]:
             f"{folder} is for --backend {metadata.format}, not {backend}: leave out --backend"
         )
     return folder, metadata.model
+
+
+def _is_slow_at_bfloat16() -> bool:
+    """Whether this is an x86 CPU without matrix units for bfloat16."""
+    import torch
+
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    return is_x86 and not torch.cpu._is_amx_tile_supported()
 
 
 def _best_device(device: str) -> str:
