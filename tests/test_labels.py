@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tracemalloc
 from pathlib import Path
@@ -15,9 +16,10 @@ import pytest
 from expedit_sam import extras
 from expedit_sam.errors import InputError
 from expedit_sam.everything import SamAutomaticMaskGenerator
+from expedit_sam.label_files import LABELS_WRITTEN
 from expedit_sam.labels import labelme_document, yolo_lines
 from expedit_sam.model.sam import Sam
-from expedit_sam.results import LABELS_WRITTEN, check_formats, write_results
+from expedit_sam.results import check_formats, write_results
 
 SIZE = (60, 80)
 
@@ -162,6 +164,16 @@ def test_labels_of_ours_are_replaced(supervision: Any, records: list[dict], tmp_
         write_results(tmp_path, "a", tmp_path / "a.jpg", SIZE, some, ["yolo", "labelme"])
         assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, some)
         assert (tmp_path / "a.json").read_text() == labelme_document("a.jpg", SIZE, some)
+
+
+def test_labels_of_an_image_with_two_lines_of_name(
+    supervision: Any, records: list[dict], tmp_path: Path
+) -> None:
+    for some in (records, records[:1], records):
+        write_results(tmp_path, "a", tmp_path / "one\ntwo.jpg", SIZE, some, ["yolo"])
+        assert (tmp_path / "a.txt").read_text() == yolo_lines(SIZE, some)
+    for line in (tmp_path / LABELS_WRITTEN).read_text().splitlines()[1:]:
+        assert re.fullmatch("[0-9a-f]{64} one.two.jpg", line)
 
 
 def test_many_labels_of_ours_are_not_split_into_lines(

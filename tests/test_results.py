@@ -19,7 +19,13 @@ from pycocotools.coco import COCO
 
 from expedit_sam import results
 from expedit_sam.errors import InputError
-from expedit_sam.results import check_formats, check_inputs_stay, result_names, write_results
+from expedit_sam.results import (
+    FORMATS,
+    check_formats,
+    check_inputs_stay,
+    result_names,
+    write_results,
+)
 
 SIZE = (30, 40)
 
@@ -36,6 +42,10 @@ def boxes(count: int) -> list[dict]:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_json_is_what_pycocotools_loads(tmp_path: Path) -> None:
@@ -177,7 +187,7 @@ def test_a_full_disk_leaves_what_was_there(
     monkeypatch.setattr(Path, broken, full)
     with pytest.raises(InputError, match=r"cannot write to .*No space left"):
         write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(3))
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert contents(tmp_path) == before
     assert names(tmp_path) == ["photo.json", "photo_masks", "photo_masks/001.png"]
 
 
@@ -258,26 +268,33 @@ def test_a_mask_that_somebody_has_corrected_stays(tmp_path: Path) -> None:
     write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(3))
     corrected = tmp_path / "photo_masks" / "002.png"
     Image.fromarray(np.full(SIZE, 255, np.uint8)).save(corrected)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = contents(tmp_path)
     with pytest.raises(InputError, match=r"002\.png is there and not as a run of ours left it"):
         write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(1))
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert contents(tmp_path) == before
     write_results(tmp_path, "photo", "photo.jpg", SIZE, boxes(1), ["coco"])  # no PNG is replaced
     assert len(json.loads((tmp_path / "photo.json").read_text())["annotations"]) == 1
 
 
-def test_masks_of_another_image_of_the_same_name_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", FORMATS)
+def test_masks_of_another_image_of_the_same_name_stay(tmp_path: Path, format: str) -> None:
+    if format in ("yolo", "labelme"):
+        pytest.importorskip("supervision")
     one, other = tmp_path / "one" / "photo.jpg", tmp_path / "other" / "photo.jpg"
     one.parent.mkdir()
     one.touch()
-    (json_file,) = write_results(tmp_path, "photo", one, (4, 6), boxes(2), ["coco"])
-    before = json_file.read_text()
-    with pytest.raises(InputError, match=f"has the masks of {re.escape(one.as_posix())}"):
-        write_results(tmp_path, "photo", other, (4, 6), boxes(1), ["coco"])
-    assert json_file.read_text() == before
+    folder = tmp_path / "out"
+    write_results(folder, "photo", one, SIZE, boxes(2), [format])
+    before = contents(folder)
+    with pytest.raises(InputError, match=f"has the masks of {re.escape(str(one))}: choose another"):
+        write_results(folder, "photo", other, SIZE, boxes(1), [format])
+    assert contents(folder) == before
+    write_results(folder, "photo", one, SIZE, boxes(3), [format])
+    assert contents(folder) != before
+    before = contents(folder)
     one.unlink()
-    write_results(tmp_path, "photo", other, (4, 6), boxes(1), ["coco"])
-    assert json_file.read_text() != before
+    write_results(folder, "photo", other, SIZE, boxes(1), [format])
+    assert contents(folder) != before
 
 
 def test_images_are_not_replaced_by_results(tmp_path: Path) -> None:

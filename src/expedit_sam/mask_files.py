@@ -1,4 +1,7 @@
-"""Masks as PNGs, each with a hash of its pixels, by which one that somebody corrected is known."""
+"""Masks as PNGs, each with a hash of its pixels, by which one that somebody corrected is known.
+
+It also says which image it is of, so that those of another one of the same name are known.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,27 @@ from PIL import Image
 from expedit_sam.appearing import mask_name
 
 _CONTENTS = "Contents"  # the PNG's text that has the hash
+_IMAGE = "Image"  # that which has the image's path
 _HEADER_BYTES = 33  # the signature and the first chunk of every PNG
 
 
-def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Write a HxW boolean mask as greys of 0 and 255."""
+def write_mask(path: Path, mask: np.ndarray, image: str) -> None:
+    """Write a HxW boolean mask of an image as greys of 0 and 255."""
     pixels = mask.view(np.uint8) * 255
-    # Pillow would write the text, but takes twice as long.
+    # Pillow would write the texts, but takes twice as long.
     _, encoded = cv2.imencode(".png", pixels)
-    png, text = encoded.tobytes(), _text_chunk(_CONTENTS, _hash(pixels))
-    path.write_bytes(png[:_HEADER_BYTES] + text + png[_HEADER_BYTES:])
+    png = encoded.tobytes()
+    texts = _text_chunk(_CONTENTS, _hash(pixels)) + _text_chunk(_IMAGE, image)
+    path.write_bytes(png[:_HEADER_BYTES] + texts + png[_HEADER_BYTES:])
+
+
+def masked_image(folder: Path) -> str:
+    """The image that the first mask in a folder was written for; "" if none says."""
+    try:
+        with Image.open(folder / mask_name(1), formats=["PNG"]) as mask:
+            return str(mask.info.get(_IMAGE, ""))
+    except Exception:  # see ``_is_as_written``
+        return ""
 
 
 def corrected_masks(folder: Path) -> list[Path]:
@@ -50,6 +64,7 @@ def _hash(pixels: np.ndarray) -> str:
 
 
 def _text_chunk(keyword: str, text: str) -> bytes:
-    """A text of a PNG (its specification, section 11.3.3.2)."""
-    content = f"tEXt{keyword}\0{text}".encode("latin-1")
+    """A text of a PNG in UTF-8, uncompressed (its specification, section 11.3.3.4)."""
+    # A name that is no UTF-8 will not be found again.
+    content = b"iTXt" + keyword.encode() + b"\0\0\0\0\0" + text.encode(errors="replace")
     return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))

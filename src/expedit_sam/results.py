@@ -25,12 +25,11 @@ from expedit_sam.draw import binary_mask, run_lengths
 from expedit_sam.errors import InputError
 from expedit_sam.everything import rle
 from expedit_sam.extras import require
-from expedit_sam.mask_files import corrected_masks, write_mask
+from expedit_sam.label_files import labelled_image, remember_labels
+from expedit_sam.mask_files import corrected_masks, masked_image, write_mask
 
 FORMATS = ("coco", "png", "yolo", "labelme")
 USUAL_FORMATS = ("coco", "png")
-
-LABELS_WRITTEN = ".expedit-sam.labels"  # the hashes of our label files, one a line
 
 DESCRIPTION = "Masks by Expedit-SAM"  # of COCO json
 CATEGORY = {"id": 1, "name": "object", "supercategory": ""}
@@ -51,8 +50,8 @@ def write_results(
     """Write the masks of one image, replacing those of an earlier run.
 
     People correct masks. So json, PNGs and label files are replaced only if they are still what an
-    earlier run wrote. COCO json and PNGs hold a hash of their contents; a label file (YOLO,
-    LabelMe) cannot, so the folder's hidden file ``LABELS_WRITTEN`` keeps those.
+    earlier run wrote, and wrote for this image. COCO json and PNGs hold a hash of their contents; a
+    label file (YOLO, LabelMe) cannot, so a hidden file of the folder keeps those.
 
     ::
 
@@ -80,8 +79,9 @@ def write_results(
     formats = check_formats(formats)
     with appearing_together(Path(folder)) as place:
         check_replaceable(Path(folder), name, image_file, formats)
+        image_from_there = _path_from(folder, image_file)
         if "png" in formats:
-            _write_masks(place / f"{name}_masks", records)
+            _write_masks(place / f"{name}_masks", records, image_from_there)
         if overlay is not None:
             suffix = "jpg" if max(overlay.shape) <= _JPEG_LIMIT else "png"
             _write_picture(place / f"{name}_overlay.{suffix}", overlay)
@@ -93,14 +93,12 @@ def write_results(
             document = coco_document(image_file, image_size, records)
             document["info"]["contents"] = _contents(document)
             (place / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
-        if "yolo" in formats:
-            text = labels.yolo_lines(image_size, records)
-            _write_labels(place / f"{name}.txt", text, Path(folder))
-        if "labelme" in formats:
-            text = labels.labelme_document(_path_from(folder, image_file), image_size, records)
-            # LabelMe looks for the first, unless it is asked to open a file.
-            suffix = "json" if "coco" not in formats else "labelme.json"
-            _write_labels(place / f"{name}.{suffix}", text, Path(folder))
+        for format, file in _label_files(name, formats).items():
+            if format == "yolo":
+                text = labels.yolo_lines(image_size, records)
+            else:
+                text = labels.labelme_document(image_from_there, image_size, records)
+            _write_labels(place / file, text, Path(folder), image_from_there)
         return sorted(Path(folder, path.name) for path in place.iterdir())
 
 
@@ -181,7 +179,9 @@ def check_formats(names: Iterable[str]) -> list[str]:
 def check_replaceable(
     folder: Path, name: str, image_file: str | os.PathLike[str], formats: Collection[str]
 ) -> None:
-    """Check, before the work, that an image's COCO json and PNGs replace a run's of this image.
+    """Check, before the work, that an image's results replace a run's of this image.
+
+    Whether labels were corrected is seen when others are written, which may be the same.
 
     Raises:
         InputError: they would replace somebody's own, corrected ones, or those of another image.
@@ -189,8 +189,14 @@ def check_replaceable(
     if "coco" in formats:
         _check_document(folder / f"{name}.json", image_file)
     if "png" in formats:
-        for path in corrected_masks(folder / f"{name}_masks"):
+        masks = folder / f"{name}_masks"
+        for path in corrected_masks(masks):
             raise _in_the_way(path)
+        _check_image(masks, _seen_from(folder, masked_image(masks)), image_file)
+    for file in _label_files(name, formats).values():
+        path = folder / file
+        before = labelled_image(path) if path.is_file() else None
+        _check_image(path, _seen_from(folder, before or ""), image_file)
 
 
 def _check_document(path: Path, image_file: str | os.PathLike[str]) -> None:
@@ -204,8 +210,17 @@ def _check_document(path: Path, image_file: str | os.PathLike[str]) -> None:
         is_ours = False
     if not is_ours:
         raise _in_the_way(path)
-    if Path(before).exists() and os.path.realpath(before) != os.path.realpath(image_file):
-        raise InputError(f"{path} has the masks of {before}: choose another folder")
+    _check_image(path, before, image_file)
+
+
+def _check_image(path: Path, before: str, image_file: str | os.PathLike[str]) -> None:
+    """Check that results are not those of another image, as long as that one is there."""
+    if (
+        before
+        and Path(before).exists()
+        and os.path.realpath(before) != os.path.realpath(image_file)
+    ):
+        raise InputError(f"{path} has the masks of {Path(before)}: choose another folder")
 
 
 def _in_the_way(path: Path) -> InputError:
@@ -229,22 +244,29 @@ def _path_from(folder: str | os.PathLike[str], file: str | os.PathLike[str]) -> 
         return os.path.abspath(file)  # noqa: PTH100
 
 
-def _write_labels(new: Path, text: str, folder: Path) -> None:
-    """Write labels in the hidden folder, unless they would replace somebody's own in ``folder``."""
+def _seen_from(folder: Path, path: str) -> str:
+    """Where a path leads from a folder."""
+    return os.path.normpath(Path(os.path.realpath(folder), path)) if path else ""
+
+
+def _label_files(name: str, formats: Collection[str]) -> dict[str, str]:
+    """The names of an image's label files, by their formats."""
+    # LabelMe looks for the first, unless it is asked to open a file.
+    labelme = f"{name}.json" if "coco" not in formats else f"{name}.labelme.json"
+    names = {"yolo": f"{name}.txt", "labelme": labelme}
+    return {format: file for format, file in names.items() if format in formats}
+
+
+def _write_labels(new: Path, text: str, folder: Path, image_from_there: str) -> None:
+    """Write labels in the hidden folder, if those that they will replace in ``folder`` are ours."""
     new.write_text(text, encoding="utf-8")
-    known, old, hashed = folder / LABELS_WRITTEN, folder / new.name, _hash(new)
-    # Not split into lines: with those of many images that takes longer than writing labels.
-    ours = known.read_bytes() if old.is_file() and known.exists() else b""
-    if old.is_file() and (before := _hash(old)) != hashed and before not in ours:
+    old = folder / new.name
+    is_known = old.is_file() and labelled_image(old) is not None
+    is_same = old.is_file() and old.read_bytes() == new.read_bytes()
+    if old.is_file() and not (is_known or is_same):
         raise _in_the_way(old)
-    if hashed not in ours:
-        with known.open("ab") as file:
-            file.write(b"\n" + hashed)  # begins a line: a full disk may have cut the last one short
-
-
-def _hash(labels: Path) -> bytes:
-    """Hash of a file's name and contents, in hexadecimal."""
-    return hashlib.sha256(os.fsencode(labels.name) + labels.read_bytes()).hexdigest().encode()
+    if not (is_known and is_same):
+        remember_labels(new, folder, image_from_there)
 
 
 def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:
@@ -268,10 +290,10 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _write_masks(folder: Path, records: Sequence[dict[str, Any]]) -> None:
+def _write_masks(folder: Path, records: Sequence[dict[str, Any]], image: str) -> None:
     folder.mkdir()
     for number, record in enumerate(records, 1):
-        write_mask(folder / mask_name(number), binary_mask(record))
+        write_mask(folder / mask_name(number), binary_mask(record), image)
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:
