@@ -10,7 +10,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def _openvino_encoder(options: argparse.Namespace, precision: str) -> Callable[[
     import openvino
 
     compiled = openvino.Core().compile_model(
-        _openvino_graph(options),
+        _graph(options, "xml"),
         "CPU",
         {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": options.threads},
     )
@@ -108,23 +109,44 @@ def _openvino_encoder(options: argparse.Namespace, precision: str) -> Callable[[
     return lambda: compiled(pixels)[0]
 
 
-def convert_to_openvino(options: argparse.Namespace) -> None:
-    """Write the original's encoder, beside the checkpoint, for the OpenVINO contestants to read."""
-    import openvino
+def onnx_runtime(options: argparse.Namespace) -> dict[str, Runs]:
+    import onnxruntime
 
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    session = onnxruntime.InferenceSession(
+        _graph(options, "onnx"), settings, providers=["CPUExecutionProvider"]
+    )
+    pixels = {session.get_inputs()[0].name: _pixels().numpy()}
+    return {"encoder": {"ONNX Runtime on the original": lambda: session.run(None, pixels)[0]}}
+
+
+def convert(options: argparse.Namespace, contestants: Collection[str]) -> None:
+    """Write the original's encoder, beside the checkpoint, for other runtimes to read."""
     from tests.original import original_modules
 
     registry = original_modules()[""].sam_model_registry
     encoder = registry[options.model](checkpoint=options.checkpoint).image_encoder.eval()
-    # Of a fixed size, for which OpenVINO has faster kernels than for any size.
-    converted = openvino.convert_model(
-        encoder, example_input=_pixels(), input=list(_pixels().shape)
-    )
-    openvino.save_model(converted, _openvino_graph(options), compress_to_fp16=False)
+    warnings.simplefilter("ignore")  # of tracing: sizes become constants, which is what we want
+    if "onnx_runtime" in contestants:
+        # By the newer exporter, which needs another package, it was no faster.
+        torch.onnx.export(encoder, (_pixels(),), _graph(options, "onnx"), dynamo=False)
+    if has_openvino(contestants):
+        import openvino
+
+        # Of a fixed size, for which OpenVINO has faster kernels than for any size.
+        converted = openvino.convert_model(
+            encoder, example_input=_pixels(), input=list(_pixels().shape)
+        )
+        openvino.save_model(converted, _graph(options, "xml"), compress_to_fp16=False)
 
 
-def _openvino_graph(options: argparse.Namespace) -> Path:
-    return Path(options.checkpoint).with_suffix(".xml")
+def has_openvino(contestants: Collection[str]) -> bool:
+    return not {"openvino", "openvino_bfloat16"}.isdisjoint(contestants)
+
+
+def _graph(options: argparse.Namespace, suffix: str) -> Path:
+    return Path(options.checkpoint).with_suffix(f".{suffix}")
 
 
 def ours(options: argparse.Namespace) -> dict[str, Runs]:
@@ -168,7 +190,9 @@ def _in_lower_precision(options: argparse.Namespace, precision: str) -> dict[str
 
 
 LOWER_PRECISION = {f.__name__: f for f in (openvino_bfloat16, ours_bfloat16, ours_int8)}
-CONTESTANTS = {f.__name__: f for f in (original, transformers, openvino, ours)} | LOWER_PRECISION
+CONTESTANTS = {
+    f.__name__: f for f in (original, transformers, onnx_runtime, openvino, ours)
+} | LOWER_PRECISION
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Our speed beside the original, transformers and OpenVINO: same weights, same input, same run.
+"""Our speed beside the original and what others run it with: same weights, same input, same run.
 
     python benchmarks/peers.py
     python benchmarks/peers.py --model vit_h --stages encoder --contestants original ours
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +34,8 @@ from contestants import (
     LOWER_PRECISION,
     OPENVINO,
     ROOT,
-    convert_to_openvino,
+    convert,
+    has_openvino,
     photo,
     serve,
 )
@@ -53,7 +54,13 @@ TURNS = {"click": 10}
 # Seconds between runs: threads of the last contestant wait actively for work a while longer.
 PAUSE = 0.2
 # These runs must return what the original returns.
-EXACT = ("original", "transformers", "OpenVINO on the original", "ours, exact")
+EXACT = (
+    "original",
+    "transformers",
+    "ONNX Runtime on the original",
+    "OpenVINO on the original",
+    "ours, exact",
+)
 
 
 def main() -> None:
@@ -76,10 +83,10 @@ def main() -> None:
             _thresholds(sam, photo()) if "everything" in options.stages else {}
         )
         del sam
-        if "encoder" in options.stages and _have_openvino(options.contestants):
-            # Once for both, in a process of its own, so that its memory counts for neither.
+        if "encoder" in options.stages:
+            # In a process of its own, so that its memory counts for no contestant.
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                pool.submit(convert_to_openvino, options).result()
+                pool.submit(convert, options, options.contestants).result()
         for stage in options.stages:
             _report(stage, options, Path(folder))
 
@@ -93,8 +100,8 @@ def _options() -> argparse.Namespace:
         nargs="+",
         default=[name for name in CONTESTANTS if name not in LOWER_PRECISION],
         choices=CONTESTANTS,
-        help="the original takes part always; OpenVINO needs 15 GB for vit_h, int8 AVX-512 VNNI, "
-        "and bfloat16 pays with amx_bf16",
+        help="the original takes part always; converting vit_h needs 15 GB, int8 AVX-512 VNNI, and "
+        "bfloat16 pays with amx_bf16",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
@@ -108,17 +115,13 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def install_peers(contestants: Iterable[str]) -> None:
+def install_peers(contestants: Collection[str]) -> None:
     if not (ROOT / "tests" / ".original").exists():
         subprocess.run([sys.executable, ROOT / "tests" / "get_original.py"], check=True)
-    if _have_openvino(contestants) and not OPENVINO.exists():
+    if has_openvino(contestants) and not OPENVINO.exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(OPENVINO)]
         subprocess.run([*pip, "openvino", "--no-deps"], check=True)
         subprocess.run([*pip, "openvino-telemetry", "--no-deps"], check=True)
-
-
-def _have_openvino(contestants: Iterable[str]) -> bool:
-    return not {"openvino", "openvino_bfloat16"}.isdisjoint(contestants)
 
 
 def new_network(model: str) -> Sam:
@@ -264,6 +267,7 @@ def _names(stage: str) -> dict[str, list[str]]:
     return {
         "original": ["original"],
         "transformers": ["transformers"],
+        "onnx_runtime": ["ONNX Runtime on the original"],
         "openvino": ["OpenVINO on the original"],
         "ours": ["ours, exact", "ours, the fork's location 6 and 81 clusters", *presets],
         "openvino_bfloat16": ["OpenVINO on the original, bfloat16"],
