@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,9 @@ from expedit_sam.cli.network import (
     named_speed,
 )
 from expedit_sam.errors import InputError
+
+if TYPE_CHECKING:
+    from expedit_sam.batch.estimate import Estimate
 
 
 def batch(
@@ -120,12 +123,7 @@ def batch(
     own_place = place if workers == 0 or dry_run or precision == "int8" else "cpu"
     sam = load_network(model, checkpoint, speed, own_place, precision)
     if dry_run:
-        expected = estimate_request(request, sam)
-        typer.echo(
-            f"images: {expected.images}; one worker: about {expected.hours:.2f} hours; "
-            f"results: about {expected.bytes / 1e6:,.1f} MB "
-            f"(from {expected.measured} images, {expected.failures} of them unreadable)"
-        )
+        _tell_estimate(estimate_request(request, sam))
         return
     with BatchProgress() as progress:
         summary = start(
@@ -140,6 +138,18 @@ def batch(
             retry_failed=retry_failed,
             on_progress=progress.update,
         )
+    _tell_summary(summary, out)
+
+
+def _tell_estimate(expected: Estimate) -> None:
+    typer.echo(
+        f"images: {expected.images}; one worker: about {expected.hours:.2f} hours; "
+        f"results: about {expected.bytes / 1e6:,.1f} MB "
+        f"(from {expected.measured} images, {expected.failures} of them unreadable)"
+    )
+
+
+def _tell_summary(summary: dict[str, Any], out: Path) -> None:
     ran = summary["last_run"]
     typer.echo(
         f"masks: {summary['masks']}; images: {summary['segmented']} of {summary['images']}; "

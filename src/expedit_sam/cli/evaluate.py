@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,11 @@ from expedit_sam.cli.network import (
     load_network,
     named_speed,
 )
+
+if TYPE_CHECKING:
+    from expedit_sam.evaluate.contenders import Network
+    from expedit_sam.hourglass import Hourglass
+    from expedit_sam.model.sam import Sam
 
 
 def evaluate(
@@ -78,13 +83,11 @@ def evaluate(
 
     from expedit_sam.cli.progress import passing_bar
     from expedit_sam.evaluate.baselines import find_baselines
-    from expedit_sam.evaluate.contenders import networks_at
     from expedit_sam.evaluate.costs import encoder_cost
     from expedit_sam.evaluate.datasets import draw_examples, find_examples
     from expedit_sam.evaluate.prompts import EVERYTHING, check_kinds
     from expedit_sam.evaluate.report import summarize, tables, write_report
     from expedit_sam.evaluate.run import evaluate as measure
-    from expedit_sam.everything.recommended import RECOMMENDED
     from expedit_sam.hourglass.written import parse_settings
 
     kinds = check_kinds(_names(prompts))
@@ -94,15 +97,11 @@ def evaluate(
     others = find_baselines(_names(baselines))
     examples = draw_examples(find_examples(data, image_folder), limit, seed)
     sam = load_network(model, checkpoint, "exact", device)
-    generating = RECOMMENDED[model]
-    networks = networks_at(sam, settings, generating)
+    networks = _networks_at(settings, model, sam, skip_covered)
     if precision != "float32":
         reduced = load_network(model, checkpoint, "exact", device, precision)
         named = {named_speed(name, precision): value for name, value in settings.items()}
-        networks += networks_at(reduced, named, generating)
-    if skip_covered > 0:
-        named = {f"{name}, skip_covered {skip_covered:g}": v for name, v in settings.items()}
-        networks += networks_at(sam, named, generating | {"skip_covered": skip_covered})
+        networks += _networks_at(named, model, reduced)
     costs = {one.name: encoder_cost(sam.image_encoder, one.setting) for one in networks}
     with passing_bar() as bars:
         bar = bars.add_task("evaluating")
@@ -134,6 +133,21 @@ def evaluate(
     written = write_report(out, summary, costs, about)
     typer.echo(tables(summary, costs))
     typer.echo(f"written: {', '.join(map(str, written))}")
+
+
+def _networks_at(
+    settings: dict[str, Hourglass | None], model: str, sam: Sam, skip_covered: float = 0.0
+) -> list[Network]:
+    """A network at each setting, and at each once more if points that masks cover are skipped."""
+    from expedit_sam.evaluate.contenders import networks_at
+    from expedit_sam.everything.recommended import RECOMMENDED
+
+    generating = RECOMMENDED[model]
+    networks = networks_at(sam, settings, generating)
+    if skip_covered > 0:
+        named = {f"{name}, skip_covered {skip_covered:g}": v for name, v in settings.items()}
+        networks += networks_at(sam, named, generating | {"skip_covered": skip_covered})
+    return networks
 
 
 def _names(text: str) -> list[str]:

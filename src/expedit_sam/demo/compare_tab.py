@@ -31,77 +31,85 @@ from expedit_sam.hourglass import PRESETS
 _READY = "Click a thing in either picture. Both settings are asked for it."
 
 
-def compare_tab(shared: Shared) -> None:
-    """Build the tab and connect it."""
-    session = shared.session
-    with gr.Tab("Compare") as tab:
-        with gr.Row():
-            with gr.Column(min_width=300):
-                first = gr.Radio(list(PRESETS), value="exact", label="Speed A", elem_id="first")
-                first_view = picture_view("Mask at speed A", "first-picture")
-            with gr.Column(min_width=300):
-                second = gr.Radio(list(PRESETS), value="fast", label="Speed B", elem_id="second")
-                second_view = picture_view("Mask at speed B", "second-picture")
-        with gr.Row():
-            with gr.Column(min_width=300):
-                panel = PromptPanel("compare")
-                status = gr.Markdown(_READY, elem_id="compare-status")
-            with gr.Column(min_width=300):
-                gr.Markdown(
-                    "**Difference**: blue is only in A, orange only in B, grey in both.",
-                )
-                difference_view = picture_view("Where the masks differ", "difference")
-    result = [first_view, second_view, difference_view, status]
+class CompareTab:
+    """The tab; ``connect`` it once the page is built."""
 
-    def update(picture: Picture, model: str, first: str, second: str) -> list[Any]:
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        speeds = list(PRESETS)
+        with gr.Tab("Compare") as self.tab:
+            with gr.Row():
+                with gr.Column(min_width=300):
+                    self.first = gr.Radio(speeds, value="exact", label="Speed A", elem_id="first")
+                    first_view = picture_view("Mask at speed A", "first-picture")
+                with gr.Column(min_width=300):
+                    self.second = gr.Radio(speeds, value="fast", label="Speed B", elem_id="second")
+                    second_view = picture_view("Mask at speed B", "second-picture")
+            with gr.Row():
+                with gr.Column(min_width=300):
+                    self.panel = PromptPanel("compare")
+                    self.status = gr.Markdown(_READY, elem_id="compare-status")
+                with gr.Column(min_width=300):
+                    gr.Markdown(
+                        "**Difference**: blue is only in A, orange only in B, grey in both.",
+                    )
+                    difference_view = picture_view("Where the masks differ", "difference")
+        self.views = [first_view, second_view]
+        self.result = [*self.views, difference_view, self.status]
+
+    def connect(self) -> None:
+        """Let pictures, clicks and choices do what they are for."""
+        shared, status = self.shared, self.status
+        choices = [shared.model, self.first, self.second]
+        asked = [shared.session, *choices]
+        self.panel.connect(
+            shared,
+            self.views,
+            lambda picture: picture.compared,
+            self._update,
+            self._unanswered,
+            choices,
+            self.result,
+        )
+        for event in (shared.chosen, entered(self.tab, shared)):
+            event.then(self._show, shared.session, self.result, **INSTANT).then(
+                self._encode, asked, self.result, show_progress_on=status, **LATEST
+            )
+        for choice in choices:
+            choice.input(self._encode, asked, self.result, show_progress_on=status, **LATEST)
+
+    def _update(self, picture: Picture, model: str, first: str, second: str) -> list[Any]:
         views, masks, words = [], [], []
         for letter, speed in (("A", first), ("B", second)):
-            view, mask, word = _answer(picture, shared, model, speed)
-            views.append(shared.shown(view))
+            view, mask, word = _answer(picture, self.shared, model, speed)
+            views.append(self.shared.shown(view))
             masks.append(mask)
             words.append(f"- **{letter}, {speed}**: {word}")
         changed, line = None, _READY
         if masks[0] is not None and masks[1] is not None:
-            changed = shared.shown(difference(picture.image, masks[0], masks[1]))
+            changed = self.shared.shown(difference(picture.image, masks[0], masks[1]))
             line = f"**IoU of A and B: {iou(masks[0], masks[1]):.3f}** (1: the same mask)"
         if picture.compared.open_corner:
             line = OPPOSITE
         return [*views, changed, "\n".join([line, "", *words])]
 
-    def unanswered(picture: Picture) -> list[Any]:
-        view = shared.shown(draw_clicks(picture.image, picture.compared))
+    def _unanswered(self, picture: Picture) -> list[Any]:
+        view = self.shared.shown(draw_clicks(picture.image, picture.compared))
         return [view, view, None, picture.fault or ENCODING]
 
-    def show(session: Session) -> list[Any]:
-        if session.picture is None or session.tab != tab.label:
+    def _show(self, session: Session) -> list[Any]:
+        if session.picture is None or session.tab != self.tab.label:
             return [None, None, None, _READY]
         session.picture.fault = None
-        return unanswered(session.picture)
+        return self._unanswered(session.picture)
 
     @friendly
-    def encode(session: Session, *choices: str) -> list[Any]:
+    def _encode(self, session: Session, *choices: str) -> list[Any]:
         """Encode while the person looks for a thing to click."""
         picture = session.picture
-        if picture is None or session.tab != tab.label:
+        if picture is None or session.tab != self.tab.label:
             return [None, None, None, _READY]
-        return attempted(picture, lambda: update(picture, *choices), unanswered)
-
-    choices = [shared.model, first, second]
-    panel.connect(
-        shared,
-        [first_view, second_view],
-        lambda picture: picture.compared,
-        update,
-        unanswered,
-        choices,
-        result,
-    )
-    for event in (shared.chosen, entered(tab, shared)):
-        event.then(show, session, result, **INSTANT).then(
-            encode, [session, *choices], result, show_progress_on=status, **LATEST
-        )
-    for choice in choices:
-        choice.input(encode, [session, *choices], result, show_progress_on=status, **LATEST)
+        return attempted(picture, lambda: self._update(picture, *choices), self._unanswered)
 
 
 def _answer(

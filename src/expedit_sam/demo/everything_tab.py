@@ -30,49 +30,76 @@ _READY = "Press **Find masks**."
 _RUN_FIRST = "There are no masks yet: press Find masks first."
 
 
-def everything_tab(shared: Shared) -> None:
-    """Build the tab and connect it."""
-    networks, session = shared.networks, shared.session
-    with gr.Tab("Everything") as tab, gr.Row():
-        with gr.Column(scale=3, min_width=300):
-            view = picture_view("Masks of everything", "everything-picture")
-        with gr.Column(scale=2, min_width=300):
-            grid = gr.Slider(
-                4,
-                64,
-                networks.points_per_side(networks.first),
-                step=1,
-                label="Points per side",
-                info="A grid of so many points each way is asked: more find smaller things.",
-                elem_id="points-per-side",
-            )
-            with gr.Row():
-                run = gr.Button("Find masks", variant="primary", min_width=120, elem_id="find")
-                cancel = gr.Button("Cancel", min_width=120, elem_id="everything-cancel")
-            status = gr.Markdown(_READY, elem_id="everything-status")
-            number = gr.Slider(
-                1,
-                2,
-                1,
-                step=1,
-                label="Look at mask",
-                info="Or click a mask in the picture.",
-                visible=False,
-                elem_id="mask-number",
-            )
-            about = gr.Markdown(elem_id="mask-about")
-            downloads = DownloadPanel("everything", "COCO json, PNGs, overlay")
-    result = [view, status, number, about, *downloads.outputs]
+class EverythingTab:
+    """The tab; ``connect`` it once the page is built."""
 
-    def nothing_to_look_at() -> list[Any]:
-        return [gr.Slider(visible=False), "", *downloads.closed()]
+    def __init__(self, shared: Shared) -> None:
+        self.shared, self.networks = shared, shared.networks
+        with gr.Tab("Everything") as self.tab, gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                self.view = picture_view("Masks of everything", "everything-picture")
+            with gr.Column(scale=2, min_width=300):
+                self.grid = gr.Slider(
+                    4,
+                    64,
+                    self.networks.points_per_side(self.networks.first),
+                    step=1,
+                    label="Points per side",
+                    info="A grid of so many points each way is asked: more find smaller things.",
+                    elem_id="points-per-side",
+                )
+                with gr.Row():
+                    self.run = gr.Button(
+                        "Find masks", variant="primary", min_width=120, elem_id="find"
+                    )
+                    self.cancel = gr.Button("Cancel", min_width=120, elem_id="everything-cancel")
+                self.status = gr.Markdown(_READY, elem_id="everything-status")
+                self.number = gr.Slider(
+                    1,
+                    2,
+                    1,
+                    step=1,
+                    label="Look at mask",
+                    info="Or click a mask in the picture.",
+                    visible=False,
+                    elem_id="mask-number",
+                )
+                self.about = gr.Markdown(elem_id="mask-about")
+                self.downloads = DownloadPanel("everything", "COCO json, PNGs, overlay")
 
-    def show_picture(session: Session) -> list[Any]:
+    def connect(self) -> None:
+        """Let pictures, buttons and clicks do what they are for."""
+        session, view, status = self.shared.session, self.view, self.status
+        result = [view, status, self.number, self.about, *self.downloads.outputs]
+        entered(self.tab, self.shared)
+        self.shared.chosen.then(self._show_picture, session, result, **INSTANT)
+        # What was said of the last run goes.
+        self.run.click(None, None, status, js="() => ''", **INSTANT)
+        asked = [session, self.shared.model, self.shared.speed, self.grid]
+        running = self.run.click(self._find, asked, result, show_progress_on=view, **LONG)
+        self.cancel.click(self._stop, session, status, cancels=[running], **INSTANT)
+        self.number.input(
+            self._look_at,
+            [session, self.number],
+            [view, self.about],
+            preprocess=False,  # Gradio would stumble over an empty field before we can say so.
+            **QUICK | {"trigger_mode": "always_last"},
+        )
+        view.select(self._look_under, session, [view, self.about, self.number], **QUICK)
+        self.downloads.connect(self._write, [session])
+        model = self.shared.model
+        model.change(self.networks.points_per_side, model, self.grid, **INSTANT)
+
+    def _nothing_to_look_at(self) -> list[Any]:
+        return [gr.Slider(visible=False), "", *self.downloads.closed()]
+
+    def _show_picture(self, session: Session) -> list[Any]:
         image = None if session.picture is None else session.picture.image
-        return [shared.shown(image), _READY, *nothing_to_look_at()]
+        return [self.shared.shown(image), _READY, *self._nothing_to_look_at()]
 
     @friendly
-    def find(
+    def _find(
+        self,
         session: Session,
         model: str,
         speed: str,
@@ -87,69 +114,52 @@ def everything_tab(shared: Shared) -> None:
             progress(done / total, desc=what)
 
         progress(0, desc="waiting for its turn")
-        found = networks.segment(model, speed, int(points_per_side), picture.image, tell)
+        found = self.networks.segment(model, speed, int(points_per_side), picture.image, tell)
         drawn = overlay(picture.image, found.records)
         task.stop_if_cancelled()  # another picture may be on the page by now
         task.wanted = False
         picture.found, picture.overlay = found, drawn
+        view = self.shared.shown(drawn if found.records else picture.image)
         count = len(found.records)
         if not count:
-            return [shared.shown(picture.image), _summary(found), *nothing_to_look_at()]
+            return [view, _summary(found), *self._nothing_to_look_at()]
         number = gr.Slider(visible=count > 1, maximum=max(2, count), value=1)
-        view = shared.shown(picture.overlay)
-        return [view, _summary(found), number, "", *downloads.offered()]
+        return [view, _summary(found), number, "", *self.downloads.offered()]
 
-    def stop(session: Session) -> Any:
+    def _stop(self, session: Session) -> Any:
         if not session.task.wanted:
             return gr.skip()  # a summary stays
         session.task.wanted = False
         return "Cancelled."
 
     @friendly
-    def look_at(session: Session, number: float | None) -> list[Any]:
+    def _look_at(self, session: Session, number: float | None) -> list[Any]:
         picture, found = _with_masks(session)
         count = len(found.records)
         if number is None or number not in range(1, count + 1):
             return [gr.skip(), f"Masks are numbered 1 to {count}."]
         drawn, words = _highlighted(picture, found, int(number) - 1)
-        return [shared.shown(drawn), words]
+        return [self.shared.shown(drawn), words]
 
     @friendly
-    def look_under(event: gr.SelectData, session: Session) -> list[Any]:
+    def _look_under(self, event: gr.SelectData, session: Session) -> list[Any]:
         picture, found = _with_masks(session)
         index = mask_at(found.records, *map(int, event.index))
         if index is None:
-            return [shared.shown(picture.overlay), "No mask here.", gr.skip()]
+            return [self.shared.shown(picture.overlay), "No mask here.", gr.skip()]
         drawn, words = _highlighted(picture, found, index)
-        return [shared.shown(drawn), words, index + 1]
+        return [self.shared.shown(drawn), words, index + 1]
 
     @friendly
-    def write(
+    def _write(
+        self,
         session: Session,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> list[str]:
         picture, found = _with_masks(session)
         return write_everything(
-            picture, found.records, shared.folder, lambda what: progress(None, desc=what)
+            picture, found.records, self.shared.folder, lambda what: progress(None, desc=what)
         )
-
-    entered(tab, shared)
-    shared.chosen.then(show_picture, session, result, **INSTANT)
-    run.click(None, None, status, js="() => ''", **INSTANT)  # what was said of the last run goes
-    running = run.click(
-        find, [session, shared.model, shared.speed, grid], result, show_progress_on=view, **LONG
-    )
-    cancel.click(stop, session, status, cancels=[running], **INSTANT)
-    number.input(
-        look_at,
-        [session, number],
-        [view, about],
-        preprocess=False,  # Gradio would stumble over an empty field before we can say so.
-        **QUICK | {"trigger_mode": "always_last"},
-    )
-    view.select(look_under, session, [view, about, number], **QUICK)
-    downloads.connect(write, [session])
-    shared.model.change(networks.points_per_side, shared.model, grid, **INSTANT)
 
 
 def _with_masks(session: Session) -> tuple[Picture, Found]:

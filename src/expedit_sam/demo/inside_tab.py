@@ -19,29 +19,42 @@ _INTRODUCTION = (
 )
 
 
-def inside_tab(shared: Shared) -> None:
-    """Build the tab and connect it."""
-    session = shared.session
-    with gr.Tab("Inside") as tab, gr.Row():
-        with gr.Column(scale=3, min_width=300):
-            view = picture_view("Clusters of tokens", "inside-picture")
-        with gr.Column(scale=2, min_width=300):
-            gr.Markdown(_INTRODUCTION)
-            speed = gr.Radio(_SPEEDS, value=_SPEEDS[0], label="Setting", elem_id="inside-speed")
-            layers = gr.CheckboxGroup(
-                [_COLORS, _TOKENS, _WINDOWS],
-                value=[_COLORS, _WINDOWS],
-                label="Besides the borders of clusters (yellow), draw",
-                elem_id="inside-layers",
-            )
-            status = gr.Markdown(elem_id="inside-status")
+class InsideTab:
+    """The tab; ``connect`` it once the page is built."""
 
-    def draw(session: Session, model: str, speed: str, layers: list[str]) -> list[Any]:
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        with gr.Tab("Inside") as self.tab, gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                self.view = picture_view("Clusters of tokens", "inside-picture")
+            with gr.Column(scale=2, min_width=300):
+                gr.Markdown(_INTRODUCTION)
+                self.speed = gr.Radio(
+                    _SPEEDS, value=_SPEEDS[0], label="Setting", elem_id="inside-speed"
+                )
+                self.layers = gr.CheckboxGroup(
+                    [_COLORS, _TOKENS, _WINDOWS],
+                    value=[_COLORS, _WINDOWS],
+                    label="Besides the borders of clusters (yellow), draw",
+                    elem_id="inside-layers",
+                )
+                self.status = gr.Markdown(elem_id="inside-status")
+
+    def connect(self) -> None:
+        """Let pictures and choices do what they are for."""
+        choices = [self.shared.model, self.speed, self.layers]
+        inputs, result = [self.shared.session, *choices], [self.view, self.status]
+        for event in (self.shared.chosen, entered(self.tab, self.shared)):
+            event.then(self._draw, inputs, result, **LATEST)
+        for choice in choices:
+            choice.input(self._draw, inputs, result, **LATEST)
+
+    def _draw(self, session: Session, model: str, speed: str, layers: list[str]) -> list[Any]:
         picture = session.picture
-        if picture is None or session.tab != tab.label:
+        if picture is None or session.tab != self.tab.label:
             return [None, ""]
         try:
-            found = picture.cluster_map(shared.networks, model, speed)
+            found = picture.cluster_map(self.shared.networks, model, speed)
             drawn = draw_clusters(
                 picture.image,
                 found,
@@ -50,14 +63,8 @@ def inside_tab(shared: Shared) -> None:
                 windows=_WINDOWS in layers,
             )
         except Exception as error:
-            return [shared.shown(picture.image), failed(error)]
-        return [shared.shown(drawn), _in_words(found)]
-
-    inputs = [session, shared.model, speed, layers]
-    for event in (shared.chosen, entered(tab, shared)):
-        event.then(draw, inputs, [view, status], **LATEST)
-    for choice in (shared.model, speed, layers):
-        choice.input(draw, inputs, [view, status], **LATEST)
+            return [self.shared.shown(picture.image), failed(error)]
+        return [self.shared.shown(drawn), _in_words(found)]
 
 
 def _in_words(found: ClusterMap) -> str:
