@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expedit_sam import Hourglass, build_sam
-from expedit_sam.evaluate.contenders import Network, networks_at
+from expedit_sam.evaluate.contestants import Network, networks_at
 from expedit_sam.evaluate.costs import encoder_cost
 from expedit_sam.evaluate.datasets import draw_examples, find_examples
 from expedit_sam.evaluate.report import summarize, tables

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from expedit_sam import extras
-from expedit_sam.evaluate.contenders import Network
+from expedit_sam.evaluate.contestants import Network
 from expedit_sam.evaluate.datasets import draw_examples, find_examples
 from expedit_sam.evaluate.run import evaluate
 from expedit_sam.hourglass import PRESETS

@@ -5,7 +5,7 @@ import pytest
 
 from expedit_sam.errors import InputError
 from expedit_sam.evaluate.baselines import find_baselines
-from expedit_sam.evaluate.contenders import Prompts
+from expedit_sam.evaluate.contestants import Prompts
 from expedit_sam.evaluate.metrics import iou
 from expedit_sam.everything.rle import decode_mask
 

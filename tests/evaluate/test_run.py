@@ -10,7 +10,7 @@ import torch
 
 from expedit_sam import Hourglass, SamAutomaticMaskGenerator, SamPredictor
 from expedit_sam.evaluate.baselines import find_baselines
-from expedit_sam.evaluate.contenders import Answer, Network, Prompts, networks_at
+from expedit_sam.evaluate.contestants import Answer, Network, Prompts, networks_at
 from expedit_sam.evaluate.datasets import find_examples
 from expedit_sam.evaluate.prompts import KINDS, bounding_box, interior_point
 from expedit_sam.evaluate.run import evaluate
@@ -23,7 +23,7 @@ SETTINGS = {"exact": None, "small": Hourglass(location=1, clusters=49)}
 
 
 class Knowing:
-    """A contender that knows the truth of an image and answers with less and less of an error."""
+    """A contestant that knows the truth of an image and answers with less and less of an error."""
 
     name = "knowing"
     kinds: tuple[str, ...] = KINDS
@@ -59,11 +59,11 @@ class Knowing:
 
 def test_prompts_and_figures(labelled: Path) -> None:
     image, truth = find_examples(labelled)[0].read(None, 0)
-    contender = Knowing(truth)
-    figures = Trial(image, truth, KINDS, np.random.default_rng(0)).run(contender, None).figures
+    contestant = Knowing(truth)
+    figures = Trial(image, truth, KINDS, np.random.default_rng(0)).run(contestant, None).figures
 
     masks = [decode_mask(region) for region in truth]
-    first, second, third, _, fifth, box, jittered = contender.asked
+    first, second, third, _, fifth, box, jittered = contestant.asked
     assert first.points is not None
     assert first.points[:, 0].tolist() == [list(interior_point(mask)) for mask in masks]
     assert first.labels is not None

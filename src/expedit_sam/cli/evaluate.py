@@ -19,7 +19,7 @@ from expedit_sam.cli.network import (
 )
 
 if TYPE_CHECKING:
-    from expedit_sam.evaluate.contenders import Network
+    from expedit_sam.evaluate.contestants import Network
     from expedit_sam.hourglass import Hourglass
     from expedit_sam.model.sam import Sam
 
@@ -139,7 +139,7 @@ def _networks_at(
     settings: dict[str, Hourglass | None], model: str, sam: Sam, skip_covered: float = 0.0
 ) -> list[Network]:
     """A network at each setting, and at each once more if points that masks cover are skipped."""
-    from expedit_sam.evaluate.contenders import networks_at
+    from expedit_sam.evaluate.contestants import networks_at
     from expedit_sam.everything.recommended import RECOMMENDED
 
     generating = RECOMMENDED[model]

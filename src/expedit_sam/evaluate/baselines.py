@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from expedit_sam.errors import InputError
-from expedit_sam.evaluate.contenders import Answer, Contender, Prompts
+from expedit_sam.evaluate.contestants import Answer, Contestant, Prompts
 from expedit_sam.evaluate.datasets import regions_of
 from expedit_sam.evaluate.prompts import BOXES, EVERYTHING
 from expedit_sam.everything.rle import Rle
@@ -19,7 +19,7 @@ _GRABCUT_ROUNDS = 5
 _SURE, _PROBABLE = 0.02, 0.1
 
 
-def find_baselines(names: Iterable[str]) -> list[Contender]:
+def find_baselines(names: Iterable[str]) -> list[Contestant]:
     """The baselines of these names.
 
     Raises:
@@ -127,7 +127,7 @@ def _felzenszwalb() -> Superpixels:
     return Superpixels("felzenszwalb", felzenszwalb, {"scale": 300, "sigma": 0.8, "min_size": 50})
 
 
-BASELINES: dict[str, Callable[[], Contender]] = {
+BASELINES: dict[str, Callable[[], Contestant]] = {
     "grabcut": GrabCut,
     "slic": _slic,
     "felzenszwalb": _felzenszwalb,

@@ -15,7 +15,7 @@ Figures = dict[str, dict[str, list[float]]]
 
 
 class Records:
-    """The measurements of one contender, image by image, kept in a file from the first on.
+    """The measurements of one contestant, image by image, kept in a file from the first on.
 
     The file's first line, a hash of which is in its name, says what they depend on: measurements
     that depend on anything else go into another file.

@@ -20,7 +20,7 @@ from expedit_sam.evaluate.prompts import EVERYTHING
 from expedit_sam.evaluate.records import Figures
 from expedit_sam.hourglass.written import EXACT
 
-# By contender, prompt and metric.
+# By contestant, prompt and metric.
 Summary = dict[str, dict[str, dict[str, Mean]]]
 
 _PROMPTED = {
@@ -47,16 +47,16 @@ def summarize(results: Mapping[str, Sequence[Figures]], seed: int) -> Summary:
     """Means over all regions (or images), with 95 % intervals over images.
 
     Arguments:
-        results: by contender, the figures of each image, in one order for all.
+        results: by contestant, the figures of each image, in one order for all.
         seed: of the intervals.
     """
     summary: Summary = {}
-    for contender, images in results.items():
-        summary[contender] = {}
+    for contestant, images in results.items():
+        summary[contestant] = {}
         for kind in images[0]:
             metrics = dict.fromkeys(name for image in images for name in image[kind])
             columns = {name: [image[kind].get(name, []) for image in images] for name in metrics}
-            summary[contender][kind] = {
+            summary[contestant][kind] = {
                 name: mean_over_images(column, seed)
                 for name, column in columns.items()
                 if any(column)
@@ -82,11 +82,11 @@ def write_report(
         "about": about,
         "encoder": {name: asdict(cost) for name, cost in costs.items()},
         "results": {
-            contender: {
+            contestant: {
                 kind: {name: asdict(mean) for name, mean in metrics.items()}
                 for kind, metrics in kinds.items()
             }
-            for contender, kinds in summary.items()
+            for contestant, kinds in summary.items()
         },
     }
     contents = {
@@ -108,8 +108,8 @@ def tables(summary: Summary, costs: Mapping[str, EncoderCost]) -> str:
         measured = {name for kinds in summary.values() for name in kinds.get(kind, {})}
         columns = {name: title for name, title in known.items() if name in measured}
         rows = [
-            [contender, *(_cell(kinds[kind], name) for name in columns)]
-            for contender, kinds in summary.items()
+            [contestant, *(_cell(kinds[kind], name) for name in columns)]
+            for contestant, kinds in summary.items()
             if kind in kinds
         ]
         parts.append(_markdown(kind, ["method", *columns.values()], rows))
@@ -168,7 +168,7 @@ def _markdown(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def _picture(summary: Summary) -> bytes:
-    """Quality against time, a panel a prompt, a point a contender, the Pareto front drawn."""
+    """Quality against time, a panel a prompt, a point a contestant, the Pareto front drawn."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 

@@ -1,4 +1,4 @@
-"""One contender on one image: prompts in, figures out."""
+"""One contestant on one image: prompts in, figures out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from expedit_sam.evaluate import prompts
-from expedit_sam.evaluate.contenders import Answer, Contender, Prompts
+from expedit_sam.evaluate.contestants import Answer, Contestant, Prompts
 from expedit_sam.evaluate.metrics import best_overlaps, boundary_f, iou
 from expedit_sam.evaluate.records import Figures
 from expedit_sam.everything.rle import Rle, decode_mask, encode_masks
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a contender made of one image.
+    """What a contestant made of one image.
 
     Attributes:
         figures: by prompt and metric, one value a region or one for the image.
@@ -36,7 +36,7 @@ class Outcome:
 
 
 class Trial:
-    """One image, its true regions, and prompts for them that are the same for every contender.
+    """One image, its true regions, and prompts for them that are the same for every contestant.
 
     Arguments:
         image: HxWx3 uint8.
@@ -55,26 +55,26 @@ class Trial:
         self._image, self._truth, self._kinds = image, truth, kinds
         self._noise = random.standard_normal((len(truth), 4))
 
-    def run(self, contender: Contender, exact: Outcome | None) -> Outcome:
-        """Measure a contender, and compare it with the exact network's outcome if that is given."""
-        kinds = [kind for kind in self._kinds if kind in contender.kinds]
+    def run(self, contestant: Contestant, exact: Outcome | None) -> Outcome:
+        """Measure a contestant, against the exact network's outcome if that is given too."""
+        kinds = [kind for kind in self._kinds if kind in contestant.kinds]
         outcome = Outcome({kind: {} for kind in kinds}, {kind: [] for kind in kinds})
         if prompted := [kind for kind in kinds if kind != prompts.EVERYTHING]:
-            self._run_prompts(contender, prompted, outcome, exact)
+            self._run_prompts(contestant, prompted, outcome, exact)
         if prompts.EVERYTHING in kinds:
-            self._run_everything(contender, outcome, exact)
+            self._run_everything(contestant, outcome, exact)
         return outcome
 
     def _run_prompts(
-        self, contender: Contender, kinds: list[str], outcome: Outcome, exact: Outcome | None
+        self, contestant: Contestant, kinds: list[str], outcome: Outcome, exact: Outcome | None
     ) -> None:
-        _, encoding = _timed(lambda: contender.set_image(self._image))
+        _, encoding = _timed(lambda: contestant.set_image(self._image))
         seconds = dict.fromkeys(kinds, 0.0)
         step = max(1, min(_PROMPTS_AT_ONCE, _PIXELS_AT_ONCE // self._image[..., 0].size))
         for start in range(0, len(self._truth), step):
             here = slice(start, start + step)
             truth = np.stack([decode_mask(rle) for rle in self._truth[here]])
-            for kind, answer, spent in _ask(contender, truth, kinds, self._noise[here]):
+            for kind, answer, spent in _ask(contestant, truth, kinds, self._noise[here]):
                 seconds[kind] += spent
                 _score(kind, here, answer, truth, outcome, exact)
         for kind in kinds:
@@ -83,9 +83,9 @@ class Trial:
             outcome.figures[kind]["seconds"] = [encoding + one_prompt]
 
     def _run_everything(
-        self, contender: Contender, outcome: Outcome, exact: Outcome | None
+        self, contestant: Contestant, outcome: Outcome, exact: Outcome | None
     ) -> None:
-        masks, seconds = _timed(lambda: contender.everything(self._image))
+        masks, seconds = _timed(lambda: contestant.everything(self._image))
         reached = best_overlaps(self._truth, masks)
         figures = {
             "iou": reached,
@@ -102,20 +102,20 @@ class Trial:
 
 
 def _ask(
-    contender: Contender, truth: np.ndarray, kinds: Sequence[str], noise: np.ndarray
+    contestant: Contestant, truth: np.ndarray, kinds: Sequence[str], noise: np.ndarray
 ) -> Iterator[tuple[str, Answer, float]]:
     """Each kind of prompt for PxHxW regions, its answer and the seconds that took."""
-    yield from _ask_clicks(contender, truth, kinds)
+    yield from _ask_clicks(contestant, truth, kinds)
     boxes = np.stack([prompts.bounding_box(mask) for mask in truth])
     if "box" in kinds:
-        yield "box", *_timed(lambda: contender.ask(Prompts(boxes=boxes)))
+        yield "box", *_timed(lambda: contestant.ask(Prompts(boxes=boxes)))
     if "jittered-box" in kinds:
         moved = prompts.jittered_boxes(boxes, noise, truth.shape[1:])
-        yield "jittered-box", *_timed(lambda: contender.ask(Prompts(boxes=moved)))
+        yield "jittered-box", *_timed(lambda: contestant.ask(Prompts(boxes=moved)))
 
 
 def _ask_clicks(
-    contender: Contender, truth: np.ndarray, kinds: Sequence[str]
+    contestant: Contestant, truth: np.ndarray, kinds: Sequence[str]
 ) -> Iterator[tuple[str, Answer, float]]:
     """Rounds of clicks, each after the first where the mask so far is most wrong."""
     ends = {prompts.CLICKS[kind]: kind for kind in kinds if kind in prompts.CLICKS}
@@ -129,7 +129,7 @@ def _ask_clicks(
         points = np.concatenate([points, np.array(new_points, float)[:, None]], axis=1)
         labels = np.concatenate([labels, np.array(new_labels, np.int32)[:, None]], axis=1)
         started = time.perf_counter()
-        answer = contender.ask(Prompts(points, labels, before=answer))
+        answer = contestant.ask(Prompts(points, labels, before=answer))
         seconds += time.perf_counter() - started
         if number in ends:
             yield ends[number], answer, seconds

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from expedit_sam.evaluate.contenders import Network, Prompts
+from expedit_sam.evaluate.contestants import Network, Prompts
 from expedit_sam.evaluate.metrics import iou
 from expedit_sam.everything.prompts import build_point_grid
 from expedit_sam.hourglass.settings import Hourglass

@@ -58,7 +58,7 @@ class Prompts:
     before: Answer | None = None
 
 
-class Contender(Protocol):
+class Contestant(Protocol):
     """A method that turns prompts into masks.
 
     Attributes:
