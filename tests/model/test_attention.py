@@ -74,7 +74,7 @@ def test_whole_grid(size: tuple[int, int] | None, sized: bool, scaled: bool) -> 
 
 
 @pytest.mark.parametrize("budget", [1, 100, 1000, 10**9])
-@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("threads", [1, 3, 4])
 def test_steps_of_any_size_give_the_same(
     monkeypatch: pytest.MonkeyPatch, budget: int, threads: int
 ) -> None:

@@ -121,7 +121,8 @@ def _step(q: Tensor, window: tuple[int, int]) -> tuple[int, int]:
     length = height * width
     together = max(1, budget // (length * length))
     # A head for each thread, so that they need not wait for each other within a product.
-    if multiplies_batches(q) and budget // length >= threads * _QUERIES_PER_THREAD:
+    has_room = budget // length >= threads * _QUERIES_PER_THREAD
+    if has_room and len(q) % threads == 0 and multiplies_batches(q):
         together = max(together, threads)
     together = _even(len(q), together)
     return together, _even(height, max(1, budget // (together * length * width)))
