@@ -52,8 +52,11 @@ def test_the_same_pixels_compressed_otherwise_are_no_correction(tmp_path: Path) 
 
 @pytest.mark.parametrize("image", ["a.jpg", "../my photos/Käse 写真.png"])
 def test_a_mask_says_which_image_it_is_of(tmp_path: Path, image: str) -> None:
-    write_mask(tmp_path / "001.png", MASK, image)
-    write_mask(tmp_path / "002.png", MASK, "other.jpg")
+    for number in (1, 2):
+        write_mask(tmp_path / f"{number:03d}.png", MASK, image)
+    (tmp_path / "000 notes.png").touch()
+    assert masked_image(tmp_path) == image
+    (tmp_path / "001.png").unlink()
     assert masked_image(tmp_path) == image
 
 

@@ -33,18 +33,21 @@ def write_mask(path: Path, mask: np.ndarray, image: str) -> None:
 
 
 def masked_image(folder: Path) -> str:
-    """The image that the first mask in a folder was written for; "" if none says."""
+    """The image that the first mask in a folder was written for; "" if it does not say."""
     try:
-        with Image.open(folder / mask_name(1), formats=["PNG"]) as mask:
+        with Image.open(_masks(folder)[0], formats=["PNG"]) as mask:
             return str(mask.info.get(_IMAGE, ""))
-    except Exception:  # see ``_is_as_written``
+    except Exception:  # there is none, or see ``_is_as_written``
         return ""
 
 
 def corrected_masks(folder: Path) -> list[Path]:
     """Masks in a folder, by their names, that are not as ``write_mask`` left them."""
-    masks = sorted(folder.glob("*.png"))
-    return [path for path in masks if _is_mask_name(path) and not _is_as_written(path)]
+    return [path for path in _masks(folder) if not _is_as_written(path)]
+
+
+def _masks(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.png")) if _is_mask_name(path)]
 
 
 def _is_mask_name(path: Path) -> bool:
