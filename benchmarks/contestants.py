@@ -122,16 +122,19 @@ def onnx_runtime(options: argparse.Namespace) -> dict[str, Runs]:
 
 
 def convert(options: argparse.Namespace, contestants: Collection[str]) -> None:
-    """Write the original's encoder, beside the checkpoint, for other runtimes to read."""
+    """Write the original's encoder, beside the checkpoint, for those of other runtimes to read."""
+    for_onnx, for_openvino = "onnx_runtime" in contestants, has_openvino(contestants)
+    if not (for_onnx or for_openvino):
+        return
     from tests.original import original_modules
 
     registry = original_modules()[""].sam_model_registry
     encoder = registry[options.model](checkpoint=options.checkpoint).image_encoder.eval()
     warnings.simplefilter("ignore")  # of tracing: sizes become constants, which is what we want
-    if "onnx_runtime" in contestants:
+    if for_onnx:
         # By the newer exporter, which needs another package, it was no faster.
         torch.onnx.export(encoder, (_pixels(),), _graph(options, "onnx"), dynamo=False)
-    if has_openvino(contestants):
+    if for_openvino:
         import openvino
 
         # Of a fixed size, for which OpenVINO has faster kernels than for any size.
