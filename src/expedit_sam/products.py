@@ -31,8 +31,8 @@ _LARGE = 2**16
 
 
 def has_bfloat16_products() -> bool:
-    """Whether this CPU has matrix units that multiply bfloat16."""
-    return torch.bfloat16 in _ONEDNN_TYPES
+    """Whether this CPU has matrix units that multiply bfloat16 (AMX), and PyTorch uses them."""
+    return torch.backends.mkldnn.is_available() and torch.cpu._is_amx_tile_supported()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

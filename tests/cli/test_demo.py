@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from expedit_sam import extras
+from expedit_sam import extras, products
 from expedit_sam.build import RANDOM, build_sam
 from expedit_sam.errors import InputError
 
@@ -48,7 +48,7 @@ def test_every_network_has_the_precision_asked_for(
     monkeypatch.setattr(
         "expedit_sam.demo.networks.build_sam", partial(build_sam, checkpoint=RANDOM)
     )
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(products, "has_bfloat16_products", lambda: True)
     options = ["--port", free_port(), "--checkpoint", RANDOM, "--precision", "bfloat16"]
     assert only_error(run("demo", *options)) == "error: enough"
     (networks,) = served

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from expedit_sam import products
 from expedit_sam.cli import network
 from expedit_sam.errors import InputError
 from expedit_sam.hourglass import PRESETS
@@ -64,7 +65,7 @@ def test_a_cpu_slow_at_bfloat16_is_told_of(
     expected: str,
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(products, "has_bfloat16_products", lambda: amx)
     network.load_network("vit_s", "random", "exact", "cpu", precision)
     shown = capsys.readouterr()
     assert shown.err.startswith(expected) if expected else not shown.err

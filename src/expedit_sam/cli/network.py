@@ -126,10 +126,9 @@ def find_export(backend: str | None, folder: Path | None) -> tuple[Path, str]:
 
 def _is_slow_at_bfloat16() -> bool:
     """Whether this is an x86 CPU without matrix units for bfloat16."""
-    import torch
+    from expedit_sam.products import has_bfloat16_products
 
-    is_x86 = platform.machine() in ("x86_64", "AMD64")
-    return is_x86 and not torch.cpu._is_amx_tile_supported()
+    return platform.machine() in ("x86_64", "AMD64") and not has_bfloat16_products()
 
 
 def _best_device(device: str) -> str:
