@@ -261,12 +261,14 @@ def _write_labels(new: Path, text: str, folder: Path, image_from_there: str) -> 
     """Write labels in the hidden folder, if those that they will replace in ``folder`` are ours."""
     new.write_text(text, encoding="utf-8")
     old = folder / new.name
-    is_known = old.is_file() and labelled_image(old) is not None
-    is_same = old.is_file() and old.read_bytes() == new.read_bytes()
-    if old.is_file() and not (is_known or is_same):
-        raise _in_the_way(old)
-    if not (is_known and is_same):
-        remember_labels(new, folder, image_from_there)
+    if old.is_file():
+        is_known = labelled_image(old) is not None
+        is_same = old.read_bytes() == new.read_bytes()
+        if is_known and is_same:
+            return
+        if not (is_known or is_same):
+            raise _in_the_way(old)
+    remember_labels(new, folder, image_from_there)
 
 
 def _annotation(number: int, record: dict[str, Any]) -> dict[str, Any]:
